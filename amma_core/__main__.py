@@ -1,0 +1,5 @@
+import sys
+
+from amma_core.cli import main
+
+sys.exit(main())

@@ -1,0 +1,44 @@
+"""The ``amma`` command. Each subcommand is a module of this package with ``add_arguments`` and ``run``."""
+
+import argparse
+import importlib
+import sys
+
+from amma_core import __version__
+from amma_core.errors import AmmaError
+
+# Subcommand -> (module, one line for `amma --help`). Modules are imported only when asked for, so
+# that looking for actions never loads what only training or evaluation needs.
+COMMANDS = {
+    "detect": ("detect", "find actions in a video"),
+    "info": ("info", "parameters and multiply-adds of a network"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run ``amma``; returns the exit status (0 done, 2 a mistake that the user can mend)."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(
+        prog="amma", description="Online spatiotemporal action detection.", epilog="amma COMMAND --help says more."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    chosen = next((word for word in argv if word in COMMANDS), None)
+    modules = {}
+    for name, (module, summary) in COMMANDS.items():
+        command = commands.add_parser(name, help=summary)
+        if name == chosen:
+            modules[name] = importlib.import_module(f"{__name__}.{module}")
+            command.description = modules[name].__doc__
+            command.formatter_class = argparse.RawDescriptionHelpFormatter
+            modules[name].add_arguments(command)
+    arguments = parser.parse_args(argv)
+    try:
+        modules[arguments.command].run(arguments)
+    except AmmaError as error:
+        print(f"amma {arguments.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"amma {arguments.command}: stopped", file=sys.stderr)
+        return 130
+    return 0
