@@ -1,0 +1,8 @@
+"""The AMMA network in torch."""
+
+from amma_core.network.amma import Amma
+from amma_core.network.config import NetworkConfig
+from amma_core.network.cost import gmacs_per_clip, parameter_count
+from amma_core.network.heads import Maps
+
+__all__ = ["Amma", "Maps", "NetworkConfig", "gmacs_per_clip", "parameter_count"]

@@ -1,0 +1,221 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from amma_core.errors import AmmaError
+from amma_core.network import Amma, NetworkConfig, gmacs_per_clip, parameter_count
+from amma_core.network.decoder import DeformableConv2d
+from amma_core.network.micro_motion import MicroMotion, normalise
+
+COSTS = [
+    # backbone, motion, fusion stages, parameters, 1e9 multiply-adds per clip; K = 5, 21 classes, 288 pixels
+    ("resnet18", "none", 0, 15_067_068, 3.6419),
+    ("resnet18", "diff", 3, 15_750_143, 5.2809),
+    ("resnet18", "conv_diff", 1, 15_077_213, 3.8868),
+    ("resnet18", "conv_diff", 2, 15_225_182, 4.6512),
+    ("resnet18", "conv_diff", 3, 15_750_751, 5.3307),
+    ("resnet18", "conv_diff", 4, 17_850_464, 6.0101),
+    ("resnet18", "conv_diff", 5, 26_244_193, 6.6896),
+    ("mobilenet_v2", "conv_diff", 3, 6_826_911, 1.4292),
+    ("shufflenet_v2", "conv_diff", 3, 5_945_151, 1.1203),
+]
+
+
+def small(**changes) -> NetworkConfig:
+    return NetworkConfig(
+        **{"num_classes": 3, "backbone": "mobilenet_v2", "clips": 3, "input_size": 64} | changes
+    )
+
+
+def network(config: NetworkConfig, seed: int = 0) -> Amma:
+    """An evaluated network whose offsets, shares and statistics differ from their initial values."""
+    torch.manual_seed(seed)
+    net = Amma(config).eval()
+    nn.init.normal_(net.decoder[0].offsets.weight, std=0.05)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.2, 0.2)
+            nn.init.uniform_(module.running_var, 0.5, 2.0)
+    return net
+
+
+@pytest.mark.parametrize(("backbone", "motion", "stages", "parameters", "gmacs"), COSTS)
+def test_size_and_cost_are_the_published_ones(backbone, motion, stages, parameters, gmacs):
+    config = NetworkConfig(num_classes=21, backbone=backbone, motion=motion, fusion_stages=stages)
+    assert parameter_count(Amma(config)) == parameters
+    assert gmacs_per_clip(config) == pytest.approx(gmacs, rel=1e-3)
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v2", "shufflenet_v2"])
+@pytest.mark.parametrize("motion", ["conv_diff", "diff", "none"])
+def test_maps_have_the_documented_shapes(backbone, motion):
+    config = small(backbone=backbone, motion=motion)
+    with torch.no_grad():
+        maps = network(config)(torch.randint(0, 256, (2, 3, 4, 3, 64, 64), dtype=torch.uint8))
+    assert maps.heat.shape == (2, 3, 8, 8)
+    assert maps.movement.shape == maps.size.shape == (2, 6, 8, 8)
+    assert maps.heat.min() >= 0
+    assert maps.heat.max() <= 1
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v2", "shufflenet_v2"])
+@pytest.mark.parametrize("upsample", ["bilinear", "nearest"])
+def test_encoding_clip_by_clip_gives_the_same_maps_as_all_at_once(backbone, upsample):
+    net = network(small(backbone=backbone, upsample=upsample))
+    clips = torch.randint(0, 256, (1, 3, 4, 3, 64, 64), dtype=torch.uint8)
+    with torch.no_grad():
+        whole = net(clips)
+        cached = net.head(torch.stack([net.encode(clips[:, k]) for k in range(3)], dim=1))
+    for one, other in zip(whole, cached, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=0)
+
+
+def test_box_branch_gives_each_clip_its_own_size():
+    net = network(small())
+    features = torch.randn(1, 3, 64, 4, 4)
+    with torch.no_grad():
+        before = net.head(features).size.unflatten(1, (3, 2))
+        features[:, 1] += 1.0
+        after = net.head(features).size.unflatten(1, (3, 2))
+    changed = (before != after).flatten(2).any(-1)[0]
+    assert changed.tolist() == [False, True, False]
+
+
+def test_center_branch_starts_rare():
+    assert torch.allclose(Amma(small()).branches.center[2].bias, torch.tensor(-2.19), atol=0.01)
+
+
+class TestMicroMotion:
+    def test_diff_is_the_length_of_the_pooled_colour_difference(self):
+        clip = torch.zeros(1, 4, 3, 32, 32)
+        clip[0, 0] = torch.tensor([3.0, 0.0, 4.0]).view(3, 1, 1)
+        clip[0, 2] = 2.0
+        motion = MicroMotion(learned=False, upsample="bilinear")(clip)
+        assert motion.shape == (1, 3, 32, 32)
+        means = motion.mean(dim=(0, 2, 3))
+        torch.testing.assert_close(means, torch.tensor([5.0, 0.0, math.sqrt(12.0)]), atol=1e-4, rtol=0)
+
+    def test_conv_diff_follows_equations_1_to_3(self):
+        torch.manual_seed(1)
+        module = MicroMotion(learned=True, upsample="nearest")
+        clip = torch.randn(2, 4, 3, 16, 16)
+        pooled = [nn.functional.max_pool2d(clip[:, i], 3, 2, 1) for i in range(4)]
+        filtered = [module.filters(frame) for frame in pooled]
+        for i in range(3):
+            expected = ((filtered[i] - filtered[3] + 1e-6) ** 2).sum(1).sqrt()
+            got = module(clip)[:, i, ::2, ::2]
+            torch.testing.assert_close(got, expected)
+
+    def test_bias_cancels(self):
+        module = MicroMotion(learned=True, upsample="bilinear")
+        clip = torch.randn(1, 4, 3, 16, 16)
+        before = module(clip)
+        with torch.no_grad():
+            module.filters.bias += 7.0
+        torch.testing.assert_close(module(clip), before, atol=1e-4, rtol=1e-4)
+
+    def test_still_clip_has_a_finite_gradient(self):
+        module = MicroMotion(learned=True, upsample="bilinear")
+        clip = torch.ones(1, 4, 3, 16, 16, requires_grad=True)
+        module(clip).sum().backward()
+        assert torch.isfinite(clip.grad).all()
+        assert torch.isfinite(module.filters.weight.grad).all()
+
+    def test_longer_clips_compare_the_first_three_frames(self):
+        clip = torch.randn(1, 5, 3, 16, 16)
+        module = MicroMotion(learned=False, upsample="bilinear")
+        before = module(clip)
+        clip[:, 3] += 10.0
+        torch.testing.assert_close(module(clip), before)
+
+
+class TestDeformableConv:
+    def test_at_start_it_is_half_an_ordinary_convolution(self):
+        torch.manual_seed(0)
+        layer = DeformableConv2d(5, 4)
+        x = torch.randn(2, 5, 6, 7)
+        expected = 0.5 * nn.functional.conv2d(x, layer.weight, padding=1)
+        torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=1e-5)
+
+    def test_moved_taps_sample_bilinearly_with_zeros_outside(self):
+        """Against the definition, sample by sample."""
+        torch.manual_seed(0)
+        layer = DeformableConv2d(2, 3)
+        nn.init.normal_(layer.offsets.weight, std=0.3)
+        nn.init.normal_(layer.offsets.bias, std=1.0)
+        nn.init.normal_(layer.bias)
+        x = torch.randn(1, 2, 4, 5)
+        offsets = layer.offsets(x)[0]
+        expected = torch.zeros(3, 4, 5)
+        for row in range(4):
+            for column in range(5):
+                for tap in range(9):
+                    y = row + tap // 3 - 1 + offsets[2 * tap, row, column].item()
+                    x_ = column + tap % 3 - 1 + offsets[2 * tap + 1, row, column].item()
+                    value = _bilinear(x[0], y, x_) * offsets[18 + tap, row, column].sigmoid()
+                    expected[:, row, column] += layer.weight[:, :, tap // 3, tap % 3] @ value
+        expected += layer.bias.view(3, 1, 1)
+        torch.testing.assert_close(layer(x)[0], expected, atol=1e-4, rtol=1e-4)
+
+
+def _bilinear(image: torch.Tensor, y: float, x: float) -> torch.Tensor:
+    total = torch.zeros(image.shape[0])
+    for row in (math.floor(y), math.floor(y) + 1):
+        for column in (math.floor(x), math.floor(x) + 1):
+            if 0 <= row < image.shape[1] and 0 <= column < image.shape[2]:
+                total += image[:, row, column] * (1 - abs(y - row)) * (1 - abs(x - column))
+    return total
+
+
+def test_fusion_blends_one_way_and_keeps_its_share_within_bounds():
+    net = network(small(fusion_stages=1))
+    frames, motion = torch.randn(1, 3, 64, 64), torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        net.backbone.appearance_share.fill_(1.7)
+        alone = net.backbone(frames, motion)
+        torch.testing.assert_close(net.backbone(frames, torch.zeros_like(motion)), alone)
+        net.backbone.appearance_share.fill_(-3.0)
+        torch.testing.assert_close(
+            net.backbone(torch.randn_like(frames), motion), net.backbone(frames, motion)
+        )
+
+
+def test_normalise_standardises_bgr():
+    frames = torch.full((1, 3, 2, 2), 255, dtype=torch.uint8)
+    expected = [(1 - 0.40789654) / 0.28863828, (1 - 0.44719302) / 0.27408164, (1 - 0.47026115) / 0.27809835]
+    torch.testing.assert_close(normalise(frames)[0, :, 0, 0], torch.tensor(expected))
+
+
+class TestConfig:
+    def test_no_motion_and_no_fusion_imply_each_other(self):
+        assert small(motion="none").fusion_stages == 0
+        assert small(fusion_stages=0).motion == "none"
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"backbone": "vgg"}, "backbone is 'vgg', but must be one of resnet18"),
+            ({"fusion_stages": 4}, "fusion_stages is 4, but must be from 0 to 3 for mobilenet_v2"),
+            ({"input_size": 100}, "input_size is 100, but must be a multiple of 32"),
+            ({"clip_length": 3}, "clip_length is 3"),
+        ],
+    )
+    def test_refuses_what_cannot_be_built(self, change, message):
+        with pytest.raises(AmmaError, match=message):
+            small(**change)
+
+    def test_survives_a_file(self):
+        config = small()
+        assert NetworkConfig.from_dict(config.to_dict(), "x.yaml") == config
+        with pytest.raises(AmmaError, match=r"x\.yaml: unknown network setting 'depth'"):
+            NetworkConfig.from_dict(config.to_dict() | {"depth": 3}, "x.yaml")
+        with pytest.raises(AmmaError, match=r"x\.yaml: clips is '5'"):
+            NetworkConfig.from_dict(config.to_dict() | {"clips": "5"}, "x.yaml")
+        with pytest.raises(AmmaError, match="num_classes is missing"):
+            NetworkConfig.from_dict({"clips": 5}, "x.yaml")
+
+    def test_released_preset(self):
+        released = NetworkConfig(num_classes=21).released()
+        assert (released.clip_length, released.upsample, released.add_key_movement) == (5, "nearest", True)
