@@ -1,0 +1,1 @@
+"""Annotated videos: reading, checking and importing them."""
