@@ -1,8 +1,7 @@
 """The AMMA network in torch."""
 
 from amma_core.network.amma import Amma
-from amma_core.network.config import NetworkConfig
-from amma_core.network.cost import gmacs_per_clip, parameter_count
+from amma_core.network.cost import gmacs_per_clip, multiply_adds, parameter_count
 from amma_core.network.heads import Maps
 
-__all__ = ["Amma", "Maps", "NetworkConfig", "gmacs_per_clip", "parameter_count"]
+__all__ = ["Amma", "Maps", "gmacs_per_clip", "multiply_adds", "parameter_count"]

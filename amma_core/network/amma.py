@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from amma_core.network.config import NetworkConfig
+from amma_core.config import NetworkConfig
 from amma_core.network.decoder import Decoder
 from amma_core.network.fusion import TwoStreamBackbone
 from amma_core.network.heads import Head, Maps, shrink

@@ -1,16 +1,13 @@
 """The three image networks that AMMA is built on, cut into the stages between which motion is blended in.
 
-A backbone is a list of stages; the first `fusible` of them can have a motion twin. Modules stand in the
-order of the widely used ImageNet implementations, so that such weights load by position.
+A backbone is a list of stages; the first ones can have a motion twin (`amma_core.config.FUSIBLE_STAGES`).
+Modules stand in the order of the widely used ImageNet implementations, so that such weights load by position.
 
     stage          1        2        3        4        5
     resnet18       64@72    64@72    128@36   256@18   512@9      (sizes for a 288 pixel input)
     mobilenet_v2   16@144   24@72    32@36    512@9
     shufflenet_v2  24@72    116@36   232@18   512@9
 """
-
-from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -136,14 +133,5 @@ def shufflenet_v2() -> list[nn.Module]:
     ]
 
 
-class Backbone(NamedTuple):
-    stages: Callable[[], list[nn.Module]]
-    fusible: int
-    """How many stages, from the first, may have a motion twin."""
-
-
-BACKBONES = {
-    "resnet18": Backbone(resnet18, 5),
-    "mobilenet_v2": Backbone(mobilenet_v2, 3),
-    "shufflenet_v2": Backbone(shufflenet_v2, 3),
-}
+BACKBONES = {"resnet18": resnet18, "mobilenet_v2": mobilenet_v2, "shufflenet_v2": shufflenet_v2}
+"""Makers of lists of stages, by the names that :class:`~amma_core.config.NetworkConfig` knows."""

@@ -5,8 +5,8 @@ from collections import Counter
 import torch
 from torch import nn
 
+from amma_core.config import NetworkConfig
 from amma_core.network.amma import Amma
-from amma_core.network.config import NetworkConfig
 from amma_core.network.decoder import DeformableConv2d
 
 

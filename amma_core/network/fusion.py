@@ -17,7 +17,7 @@ class TwoStreamBackbone(nn.Module):
 
     def __init__(self, name: str, fusion_stages: int):
         super().__init__()
-        stages = BACKBONES[name].stages()
+        stages = BACKBONES[name]()
         self.appearance = nn.ModuleList(stages)
         self.motion = nn.ModuleList(deepcopy(stages[:fusion_stages]))
         self.appearance_share = nn.Parameter(torch.full((fusion_stages,), 0.6))

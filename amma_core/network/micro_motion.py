@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from amma_core.network.config import COMPARED_FRAMES
+from amma_core.config import COMPARED_FRAMES
 
 EPSILON = 1e-6
 

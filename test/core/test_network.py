@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from amma_core.config import FUSIBLE_STAGES, NetworkConfig
 from amma_core.errors import AmmaError
-from amma_core.network import Amma, NetworkConfig, gmacs_per_clip, parameter_count
+from amma_core.network import Amma, gmacs_per_clip, parameter_count
+from amma_core.network.backbones import BACKBONES
 from amma_core.network.decoder import DeformableConv2d
 from amma_core.network.micro_motion import MicroMotion, normalise
 
@@ -189,6 +191,9 @@ def test_normalise_standardises_bgr():
 
 
 class TestConfig:
+    def test_knows_the_backbones_that_exist(self):
+        assert set(FUSIBLE_STAGES) == set(BACKBONES)
+
     def test_no_motion_and_no_fusion_imply_each_other(self):
         assert small(motion="none").fusion_stages == 0
         assert small(fusion_stages=0).motion == "none"

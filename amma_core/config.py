@@ -1,9 +1,14 @@
-"""What a network is made of: the part of a model's configuration that decides its shapes."""
+"""What a network is made of: the part of a model's configuration that decides its shapes.
+
+Kept apart from the network itself, so that reading a model's labels does not load torch.
+"""
 
 from dataclasses import asdict, dataclass, fields, replace
 
 from amma_core.errors import AmmaError
 
+FUSIBLE_STAGES = {"resnet18": 5, "mobilenet_v2": 3, "shufflenet_v2": 3}
+"""The backbones, and how many stages of each, from the first, may have a motion twin."""
 MOTIONS = ("conv_diff", "diff", "none")
 UPSAMPLINGS = ("bilinear", "nearest")
 COMPARED_FRAMES = 3
@@ -36,12 +41,10 @@ class NetworkConfig:
     the centre that rounding to a cell loses; the paper's text leaves the newest centre alone)."""
 
     def __post_init__(self):
-        from amma_core.network.backbones import BACKBONES  # here, for the choice of names alone
-
-        _one_of("backbone", self.backbone, tuple(BACKBONES))
+        _one_of("backbone", self.backbone, tuple(FUSIBLE_STAGES))
         _one_of("motion", self.motion, MOTIONS)
         _one_of("upsample", self.upsample, UPSAMPLINGS)
-        most = BACKBONES[self.backbone].fusible
+        most = FUSIBLE_STAGES[self.backbone]
         _within("fusion_stages", self.fusion_stages, 0, most, f" for {self.backbone}")
         _within("num_classes", self.num_classes, 1, 10_000)
         _within("clips", self.clips, 1, 64)
