@@ -173,21 +173,29 @@ def _load_pickle(path: Path) -> Dataset:
 class _PlainUnpickler(pickle.Unpickler):
     """Rebuilds containers and numpy arrays and refuses everything else, so that no file can run code."""
 
-    ALLOWED = ("numpy ndarray", "numpy dtype", "multiarray _reconstruct", "multiarray scalar")
-
     def find_class(self, module: str, name: str):
-        # Pickles name numpy's inner modules as their writer's numpy had them (numpy.core, numpy._core).
-        if f"{module.removeprefix('numpy.core.').removeprefix('numpy._core.')} {name}" in self.ALLOWED:
-            return getattr(np if module == "numpy" else np._core.multiarray, name)
-        if (module, name) == ("_codecs", "encode"):
-            return _bytes_of_latin1
-        if (module, name) == ("collections", "OrderedDict"):
-            return dict
-        raise AmmaError(f"the pickle asks for {module}.{name}, which no ground truth needs: not loading it")
+        # Pickles name numpy's inner modules as their writer's numpy had them.
+        known = _PLAIN.get((module.replace("numpy._core", "numpy.core"), name))
+        if known is None:
+            raise AmmaError(
+                f"the pickle asks for {module}.{name}, which no ground truth needs: not loading it"
+            )
+        return known
 
 
 def _bytes_of_latin1(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
+
+
+# The makers of arrays and of their scalars, whichever numpy module holds them.
+_PLAIN = {
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("numpy.core.multiarray", "_reconstruct"): np.zeros(0).__reduce__()[0],
+    ("numpy.core.multiarray", "scalar"): np.float64(0).__reduce__()[0],
+    ("collections", "OrderedDict"): dict,
+    ("_codecs", "encode"): _bytes_of_latin1,
+}
 
 
 def _boxes(rows) -> NDArray[np.float64]:

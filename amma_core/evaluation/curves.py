@@ -1,0 +1,60 @@
+"""Precision, recall and the area below them, as the ACT line of work computes it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+ERRORS = ("L", "C", "T", "O")
+"""What an unmatched detection can be: wrong location, wrong class, wrong time, other."""
+
+MISSED = "M"
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """One class at one threshold."""
+
+    positives: int
+    """Boxes or tubes of this class in the ground truth."""
+    precision: NDArray[np.float64]
+    recall: NDArray[np.float64]
+    """(n + 1,) after the first 0, 1, ... n detections. Starts at (precision 1, recall 0)."""
+    ap: float
+    """Average precision in percent; nan for a class without ground truth."""
+    errors: dict[str, float]
+    """Percent of average precision lost to each kind of error; with ``ap`` they sum to 100."""
+
+
+def curve_of(outcomes: NDArray[np.int64], positives: int) -> Curve:
+    """The curve of one class.
+
+    The area is the plain trapezoid under the raw points, without an envelope. The share of each kind
+    of error among the first i detections is integrated over recall in the same way; what recall
+    never reaches is missed.
+
+    Args:
+        outcomes: (n,) of the detections, best score first: 0 is right, 1 + i an error ``ERRORS[i]``.
+        positives: number of boxes or tubes to find.
+    """
+    if not positives:
+        nothing = dict.fromkeys((*ERRORS, MISSED), float("nan"))
+        return Curve(0, np.ones(1), np.zeros(1), float("nan"), nothing)
+    counts = np.zeros((len(outcomes) + 1, 1 + len(ERRORS)))
+    counts[0, 0] = 1  # before the first detection, precision is 1 ...
+    counts[np.arange(1, len(counts)), outcomes] = 1
+    counts[1:] = np.cumsum(counts[1:], axis=0)
+    recall = counts[:, 0] / positives
+    recall[0] = 0  # ... and recall is 0
+    shares = counts / np.maximum(np.arange(len(counts)), 1)[:, None]
+    areas = 50 * np.diff(recall) @ (shares[1:] + shares[:-1])
+    errors = dict(zip(ERRORS, areas[1:].tolist(), strict=True))
+    return Curve(
+        positives, shares[:, 0], recall, float(areas[0]), errors | {MISSED: float(100 - 100 * recall[-1])}
+    )
+
+
+def mean_over_classes(values: list[float]) -> float:
+    """The unweighted mean of the classes that have ground truth (0 if none has)."""
+    values = np.asarray(values, np.float64)
+    return float(values[~np.isnan(values)].mean()) if not np.isnan(values).all() else 0.0
