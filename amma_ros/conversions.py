@@ -1,0 +1,288 @@
+"""Messages to arrays and back. Stamps, frame ids and frame numbers pass unchanged."""
+
+import sys
+from array import array
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+from builtin_interfaces.msg import Time
+from numpy.typing import NDArray
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+from vision_msgs.msg import Detection2D, Detection2DArray, LabelInfo, ObjectHypothesisWithPose, VisionClass
+
+from amma_core.errors import AmmaError
+from amma_core.types import Floats, FrameDetections, Ints, Tube, Tubelets
+from amma_ros.msg import ActionTube, ActionTubeArray, Tubelet, TubeletArray
+
+try:  # what ROS users have and trust; the other does the same work where no cv_bridge is installed
+    from cv_bridge import CvBridge
+
+    _convert = CvBridge().imgmsg_to_cv2
+except ImportError:
+    from rosbags.image import image_to_cvimage as _convert
+
+Picture = NDArray[np.uint8]
+
+# encoding -> (name that the converters know it by, bytes of a value, values of a pixel)
+_ENCODINGS = {
+    "bgr8": ("bgr8", 1, 3),
+    "rgb8": ("rgb8", 1, 3),
+    "bgra8": ("bgra8", 1, 4),
+    "rgba8": ("rgba8", 1, 4),
+    "mono8": ("mono8", 1, 1),
+    "8UC1": ("mono8", 1, 1),
+    "8UC3": ("bgr8", 1, 3),
+    "8UC4": ("bgra8", 1, 4),
+    "bgr16": ("bgr16", 2, 3),
+    "rgb16": ("rgb16", 2, 3),
+    "bgra16": ("bgra16", 2, 4),
+    "rgba16": ("rgba16", 2, 4),
+    "mono16": ("mono16", 2, 1),
+    "uyvy": ("yuv422", 1, 2),
+    "yuv422": ("yuv422", 1, 2),
+    "yuyv": ("yuv422_yuy2", 1, 2),
+    "yuv422_yuy2": ("yuv422_yuy2", 1, 2),
+} | {
+    f"bayer_{order}{bits}": (f"bayer_{order}{bits}", bits // 8, 1)
+    for order in ("rggb", "bggr", "gbrg", "grbg")
+    for bits in (8, 16)
+}
+# A plane of brightness, then one of colour at half the size: cv_bridge has no name for these two.
+_TWO_PLANES = {"nv12": cv2.COLOR_YUV2BGR_NV12, "nv21": cv2.COLOR_YUV2BGR_NV21}
+_REFUSED = {
+    "16UC1": "it holds depths in millimetres, not a picture (use mono16 for a 16-bit grey picture)",
+    "32FC1": "it holds depths in metres, not a picture",
+}
+
+
+def image_to_bgr(message) -> Picture:
+    """The picture in a ``sensor_msgs/Image`` or ``CompressedImage``: (H, W, 3) uint8, BGR.
+
+    A tightly packed bgr8 image is not copied: the result then looks into the message's own data.
+    Raises :class:`AmmaError` for an encoding that is unknown or holds no picture, for an empty image
+    and for data shorter than the message says.
+    """
+    if hasattr(message, "format"):
+        return _decompress(message)
+    height, width, encoding = message.height, message.width, message.encoding
+    if encoding in _REFUSED:
+        raise AmmaError(f"an image has the encoding '{encoding}': {_REFUSED[encoding]}")
+    if encoding not in _ENCODINGS and encoding not in _TWO_PLANES:
+        known = ", ".join(sorted({*_ENCODINGS, *_TWO_PLANES}))
+        raise AmmaError(f"an image has the unknown encoding '{encoding}'; known are {known}")
+    if height == 0 or width == 0:
+        raise AmmaError(f"an image is empty: {width}x{height} pixels")
+
+    if encoding in _TWO_PLANES:
+        if height % 2 or width % 2:
+            raise AmmaError(f"an {encoding} image has an odd size: {width}x{height} pixels")
+        return cv2.cvtColor(_rows(message, height * 3 // 2, width), _TWO_PLANES[encoding])
+
+    name, value_bytes, values = _ENCODINGS[encoding]
+    rows = _rows(message, height, width * values * value_bytes)
+    if name == "bgr8":
+        return np.ascontiguousarray(rows).reshape(height, width, 3)
+    if value_bytes > 1 and bool(message.is_bigendian) != (sys.byteorder == "big"):
+        rows = np.ascontiguousarray(rows).view(f"u{value_bytes}").byteswap().view(np.uint8)
+    tight = SimpleNamespace(
+        height=height,
+        width=width,
+        encoding=name,
+        is_bigendian=int(sys.byteorder == "big"),
+        step=rows.shape[1],
+        data=np.ascontiguousarray(rows),
+    )
+    try:
+        return _convert(tight, "bgr8")
+    except (cv2.error, RuntimeError, TypeError) as error:
+        raise AmmaError(f"a {width}x{height} {encoding} image could not be converted: {error}") from error
+
+
+def _rows(message, rows: int, row_bytes: int) -> Picture:
+    """The pixels' bytes without the padding at the end of each row: (rows, row_bytes), not copied."""
+    step, size = message.step, len(message.data)
+    if step < row_bytes:
+        raise AmmaError(f"an image has a step of {step} bytes, but a row of it needs {row_bytes}")
+    need = step * (rows - 1) + row_bytes
+    if size < need:
+        raise AmmaError(
+            f"an image has too little data: {size} bytes, but {message.width}x{message.height} "
+            f"{message.encoding} with a step of {step} needs {need}"
+        )
+    return np.ndarray((rows, row_bytes), np.uint8, message.data, strides=(step, 1))
+
+
+def _decompress(message) -> Picture:
+    if "compressedDepth" in message.format:
+        raise AmmaError("a compressed image holds depths, not a picture: its format is compressedDepth")
+    data = np.frombuffer(message.data, np.uint8)
+    picture = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
+    if picture is None:
+        raise AmmaError(
+            f"a compressed image could not be decoded: format '{message.format}', {len(data)} bytes; "
+            "JPEG and PNG are understood"
+        )
+    # image_transport stores what it says after "compressed"; left to itself, that is bgr8
+    swapped = "compressed rgb" in message.format
+    return np.ascontiguousarray(picture[..., ::-1]) if swapped else picture
+
+
+def bgr_to_image(picture: Picture, header: Header) -> Image:
+    """A bgr8 image message of ``picture``, (H, W, 3) uint8 BGR, with this header."""
+    height, width = picture.shape[:2]
+    message = Image(header=header, height=height, width=width, encoding="bgr8", step=3 * width)
+    # Assigning to `data` would walk over every byte; this is one copy.
+    message.data.frombytes(np.ascontiguousarray(picture))
+    return message
+
+
+def to_stamp(nanoseconds: int) -> Time:
+    seconds, rest = divmod(int(nanoseconds), 1_000_000_000)
+    return Time(sec=seconds, nanosec=rest)
+
+
+def to_nanoseconds(stamp: Time) -> int:
+    return stamp.sec * 1_000_000_000 + stamp.nanosec
+
+
+def tubelets_to_message(
+    tubelets: Tubelets, labels: Mapping[int, str] | list[str], frame_id: str
+) -> TubeletArray:
+    width, height = tubelets.image_size
+    return TubeletArray(
+        header=Header(stamp=to_stamp(tubelets.key_stamps[-1]), frame_id=frame_id),
+        stream=tubelets.stream,
+        image_width=width,
+        image_height=height,
+        key_numbers=_numbers(tubelets.key_numbers),
+        key_stamps=_stamps(tubelets.key_stamps),
+        frame_numbers=_numbers(tubelets.frame_numbers),
+        frame_stamps=_stamps(tubelets.frame_stamps),
+        tubelets=[
+            Tubelet(class_id=label, label=labels[label], score=score, boxes=_floats(boxes))
+            for label, score, boxes in zip(
+                tubelets.labels.tolist(), tubelets.scores.tolist(), tubelets.boxes, strict=True
+            )
+        ],
+    )
+
+
+def message_to_tubelets(message: TubeletArray) -> Tubelets:
+    """The tubelets of a message that has key frames; raises AmmaError if its lists do not fit together."""
+    keys, found = len(message.key_numbers), message.tubelets
+    whole = (
+        0 < keys == len(message.key_stamps)
+        and 0 < len(message.frame_numbers) == len(message.frame_stamps)
+        and all(len(tubelet.boxes) == 4 * keys for tubelet in found)
+    )
+    if not whole:
+        raise AmmaError(
+            f"a TubeletArray does not fit together: {keys} key frames, {len(message.key_stamps)} key stamps, "
+            f"{len(message.frame_numbers)} frames, {len(message.frame_stamps)} frame stamps, and boxes of "
+            f"{sorted({len(tubelet.boxes) for tubelet in found})} numbers; a box has 4 numbers per key frame"
+        )
+    boxes = [np.frombuffer(tubelet.boxes, np.float32) for tubelet in found]
+    return Tubelets(
+        image_size=(message.image_width, message.image_height),
+        key_numbers=np.array(message.key_numbers, np.int64),
+        key_stamps=_nanoseconds(message.key_stamps),
+        frame_numbers=np.array(message.frame_numbers, np.int64),
+        frame_stamps=_nanoseconds(message.frame_stamps),
+        labels=np.array([tubelet.class_id for tubelet in found], np.int64),
+        scores=np.array([tubelet.score for tubelet in found], np.float32),
+        boxes=np.array(boxes, np.float32).reshape(-1, keys, 4),
+        stream=message.stream,
+    )
+
+
+def announcement(number: int, header: Header, stream: int, image_size: tuple[int, int]) -> TubeletArray:
+    """Says that a camera frame has arrived, before anything is known of it."""
+    return TubeletArray(
+        header=header,
+        stream=stream,
+        image_width=image_size[0],
+        image_height=image_size[1],
+        frame_numbers=[number],
+        frame_stamps=[header.stamp],
+    )
+
+
+def detections_to_message(
+    frame: FrameDetections, labels: Mapping[int, str], frame_id: str
+) -> Detection2DArray:
+    """The frame's detections, with its own stamp; a detection's id is its tube's."""
+    header = Header(stamp=to_stamp(frame.stamp), frame_id=frame_id)
+    message = Detection2DArray(header=header)
+    centers = (frame.boxes[:, :2] + frame.boxes[:, 2:]) / 2
+    sizes = frame.boxes[:, 2:] - frame.boxes[:, :2]
+    for tube, label, score, center, size in zip(
+        frame.tubes.tolist(),
+        frame.labels.tolist(),
+        frame.scores.tolist(),
+        centers.tolist(),
+        sizes.tolist(),
+        strict=True,
+    ):
+        hypothesis = ObjectHypothesisWithPose()
+        hypothesis.hypothesis.class_id = labels[label]
+        hypothesis.hypothesis.score = score
+        detection = Detection2D(header=header, results=[hypothesis], id=str(tube))
+        detection.bbox.center.position.x, detection.bbox.center.position.y = center
+        detection.bbox.size_x, detection.bbox.size_y = size
+        message.detections.append(detection)
+    return message
+
+
+def tubes_to_message(
+    tubes: list[Tube], labels: Mapping[int, str], stamp: int, frame_id: str
+) -> ActionTubeArray:
+    return ActionTubeArray(
+        header=Header(stamp=to_stamp(stamp), frame_id=frame_id),
+        tubes=[_tube_to_message(tube, labels, frame_id) for tube in tubes],
+    )
+
+
+def _tube_to_message(tube: Tube, labels: Mapping[int, str], frame_id: str) -> ActionTube:
+    message = ActionTube(
+        header=Header(stamp=to_stamp(tube.end_stamp), frame_id=frame_id),
+        id=str(tube.id),
+        state=ActionTube.ENDED if tube.ended else ActionTube.ACTIVE,
+        class_id=tube.label,
+        label=labels[tube.label],
+        score=float(tube.score),
+        start_stamp=to_stamp(tube.start_stamp),
+        end_stamp=to_stamp(tube.end_stamp),
+        frame_numbers=_numbers(tube.numbers),
+        stamps=_stamps(tube.stamps),
+        boxes=_floats(tube.boxes),
+    )
+    if len(tube):
+        message.box = tube.boxes[-1].astype(np.float32)
+    return message
+
+
+def label_info(labels: Sequence[str], threshold: float, stamp: Time) -> LabelInfo:
+    return LabelInfo(
+        header=Header(stamp=stamp),
+        class_map=[VisionClass(class_id=number, class_name=name) for number, name in enumerate(labels)],
+        threshold=threshold,
+    )
+
+
+def _numbers(values: Ints) -> array:
+    return array("Q", values.tolist())
+
+
+def _stamps(values: Ints) -> list[Time]:
+    return [to_stamp(value) for value in values.tolist()]
+
+
+def _nanoseconds(stamps: list[Time]) -> Ints:
+    return np.array([to_nanoseconds(stamp) for stamp in stamps], np.int64)
+
+
+def _floats(values: Floats) -> array:
+    return array("f", np.ascontiguousarray(values, np.float32).tobytes())
