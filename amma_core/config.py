@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 
 from amma_core.errors import AmmaError
 
-FUSIBLE_STAGES = {"resnet18": 5, "mobilenet_v2": 3, "shufflenet_v2": 3}
+FUSIBLE_STAGES = {"resnet18": 5, "mobilenet_v2": 3, "shufflenet_v2": 3, "efficientnet_lite0": 3}
 """The backbones, and how many stages of each, from the first, may have a motion twin."""
 MOTIONS = ("conv_diff", "diff", "none")
 UPSAMPLINGS = ("bilinear", "nearest")

@@ -1,4 +1,4 @@
-"""The three image networks that AMMA is built on, cut into the stages between which motion is blended in.
+"""The image networks that AMMA is built on, cut into the stages between which motion is blended in.
 
 A backbone is a list of stages; the first ones can have a motion twin (`amma_core.config.FUSIBLE_STAGES`).
 Modules stand in the order of the widely used ImageNet implementations, so that such weights load by position.
@@ -7,6 +7,10 @@ Modules stand in the order of the widely used ImageNet implementations, so that 
     resnet18       64@72    64@72    128@36   256@18   512@9      (sizes for a 288 pixel input)
     mobilenet_v2   16@144   24@72    32@36    512@9
     shufflenet_v2  24@72    116@36   232@18   512@9
+    efficientnet_lite0  as mobilenet_v2, but 40@36
+
+The first three are the paper's; EfficientNet-Lite0 (Tan and Le 2019, without its squeeze-and-excitation and with
+ReLU6, for edge processors) is ours.
 """
 
 import torch
@@ -40,13 +44,13 @@ class BasicBlock(nn.Module):
 class InvertedResidual(nn.Module):
     """Expand, filter each channel alone, project (Sandler et al. 2018)."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int, expand: int):
+    def __init__(self, inputs: int, outputs: int, stride: int, expand: int, kernel: int = 3):
         super().__init__()
         hidden = inputs * expand
         widen = [*conv_bn(inputs, hidden, 1), nn.ReLU6(inplace=True)] if expand > 1 else []
         self.body = nn.Sequential(
             *widen,
-            *conv_bn(hidden, hidden, 3, stride, groups=hidden),
+            *conv_bn(hidden, hidden, kernel, stride, groups=hidden),
             nn.ReLU6(inplace=True),
             *conv_bn(hidden, outputs, 1),
         )
@@ -93,24 +97,43 @@ def resnet18() -> list[nn.Module]:
 
 
 def mobilenet_v2() -> list[nn.Module]:
-    def blocks(inputs: int, outputs: int, stride: int, count: int) -> list[nn.Module]:
-        first = InvertedResidual(inputs, outputs, stride, expand=6)
-        return [first, *(InvertedResidual(outputs, outputs, 1, expand=6) for _ in range(count - 1))]
-
     return [
         nn.Sequential(*conv_bn(3, 32, 3, 2), nn.ReLU6(inplace=True), InvertedResidual(32, 16, 1, expand=1)),
-        nn.Sequential(*blocks(16, 24, 2, 2)),
-        nn.Sequential(*blocks(24, 32, 2, 3)),
+        nn.Sequential(*inverted_residuals(16, 24, 2, 2)),
+        nn.Sequential(*inverted_residuals(24, 32, 2, 3)),
         nn.Sequential(
-            *blocks(32, 64, 2, 4),
-            *blocks(64, 96, 1, 3),
-            *blocks(96, 160, 2, 3),
-            *blocks(160, 320, 1, 1),
+            *inverted_residuals(32, 64, 2, 4),
+            *inverted_residuals(64, 96, 1, 3),
+            *inverted_residuals(96, 160, 2, 3),
+            *inverted_residuals(160, 320, 1, 1),
             *conv_bn(320, 1280, 1),
             nn.ReLU6(inplace=True),
             *conv_bn(1280, OUT_CHANNELS, 1),
         ),
     ]
+
+
+def efficientnet_lite0() -> list[nn.Module]:
+    return [
+        nn.Sequential(*conv_bn(3, 32, 3, 2), nn.ReLU6(inplace=True), InvertedResidual(32, 16, 1, expand=1)),
+        nn.Sequential(*inverted_residuals(16, 24, 2, 2)),
+        nn.Sequential(*inverted_residuals(24, 40, 2, 2, kernel=5)),
+        nn.Sequential(
+            *inverted_residuals(40, 80, 2, 3),
+            *inverted_residuals(80, 112, 1, 3, kernel=5),
+            *inverted_residuals(112, 192, 2, 4, kernel=5),
+            *inverted_residuals(192, 320, 1, 1),
+            *conv_bn(320, 1280, 1),
+            nn.ReLU6(inplace=True),
+            *conv_bn(1280, OUT_CHANNELS, 1),
+        ),
+    ]
+
+
+def inverted_residuals(inputs: int, outputs: int, stride: int, count: int, kernel: int = 3) -> list[nn.Module]:
+    """`count` blocks of expansion 6, of which the first one strides and changes the channels."""
+    first = InvertedResidual(inputs, outputs, stride, 6, kernel)
+    return [first, *(InvertedResidual(outputs, outputs, 1, 6, kernel) for _ in range(count - 1))]
 
 
 def shufflenet_v2() -> list[nn.Module]:
@@ -133,5 +156,10 @@ def shufflenet_v2() -> list[nn.Module]:
     ]
 
 
-BACKBONES = {"resnet18": resnet18, "mobilenet_v2": mobilenet_v2, "shufflenet_v2": shufflenet_v2}
+BACKBONES = {
+    "resnet18": resnet18,
+    "mobilenet_v2": mobilenet_v2,
+    "shufflenet_v2": shufflenet_v2,
+    "efficientnet_lite0": efficientnet_lite0,
+}
 """Makers of lists of stages, by the names that :class:`~amma_core.config.NetworkConfig` knows."""

@@ -1,0 +1,209 @@
+"""A trained model as a folder: weights, labels, and how they came about.
+
+my_model/
+    config.yaml          labels, network, fps, training record, metrics
+    model.safetensors    the weights
+    README.md            the model card
+"""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from amma_core.config import NetworkConfig
+from amma_core.errors import AmmaError
+
+if TYPE_CHECKING:
+    from amma_core.network import Amma
+
+CONFIG, WEIGHTS = "config.yaml", "model.safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """What a model's configuration says. Loading it reads no weights and does not import torch."""
+
+    path: Path
+    labels: tuple[str, ...]
+    network: NetworkConfig
+    fps: float
+    """Frames per second of the videos that the model was trained on."""
+    trained: bool = True
+    """False for a network with random weights: it shows that everything runs, and detects nothing."""
+    training: dict = field(default_factory=dict)
+    metrics: dict = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def build(self) -> "Amma":
+        """The network with its weights, in evaluation mode, on the CPU.
+
+        Raises AmmaError if the weights are missing, damaged, or those of another network.
+        """
+        import torch
+
+        from amma_core.network import Amma
+
+        if not self.trained:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                return Amma(self.network).eval()
+        network = Amma(self.network).eval()
+        file = self.path / WEIGHTS
+        weights = _read_weights(file)
+        expected = network.state_dict()
+        for name, tensor in expected.items():
+            if name not in weights:
+                raise AmmaError(f"{file}: {name} is missing, so this is not a {self.network.backbone} AMMA")
+            found, wanted = tuple(weights[name].shape), tuple(tensor.shape)
+            if found != wanted:
+                raise AmmaError(
+                    f"{file}: {name} has shape {found}, but {CONFIG} asks for {wanted}; "
+                    "the two files do not belong together"
+                )
+        unknown = sorted(set(weights) - set(expected))
+        if unknown:
+            raise AmmaError(f"{file}: {unknown[0]} has no place in the network that {CONFIG} describes")
+        network.load_state_dict({name: tensor.to(expected[name].dtype) for name, tensor in weights.items()})
+        return network
+
+
+def load(model: str | Path) -> Bundle:
+    """Find a model by name or path, and read its configuration.
+
+    Raises AmmaError, naming the file and the cure, where something is missing or wrong.
+    """
+    path = find(model)
+    config = path / CONFIG
+    values = _read_yaml(config)
+    labels = values.get("labels")
+    if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
+        raise AmmaError(
+            f"{config}: labels is missing; it must be the list of class names, in the order of training"
+        )
+    if not isinstance(values.get("network"), dict):
+        raise AmmaError(
+            f"{config}: network is missing; it must hold the network's settings, backbone for instance"
+        )
+    network = NetworkConfig.from_dict({"num_classes": len(labels)} | values["network"], str(config))
+    if network.num_classes != len(labels):
+        raise AmmaError(
+            f"{config}: there are {len(labels)} labels, but network says num_classes: {network.num_classes}"
+        )
+    fps = values.get("fps", 30.0)
+    if not isinstance(fps, (int, float)) or not fps > 0:
+        raise AmmaError(f"{config}: fps is {fps!r}, but must be a positive number")
+    trained = values.get("trained", True)
+    if trained and not (path / WEIGHTS).is_file():
+        raise AmmaError(f"{path}: {WEIGHTS} is missing; copy the whole folder of the model")
+    return Bundle(
+        path=path,
+        labels=tuple(labels),
+        network=network,
+        fps=float(fps),
+        trained=bool(trained),
+        training=values.get("training") or {},
+        metrics=values.get("metrics") or {},
+    )
+
+
+def save(
+    path: str | Path,
+    network: "Amma",
+    labels: Sequence[str],
+    fps: float,
+    *,
+    training: Mapping | None = None,
+    metrics: Mapping | None = None,
+) -> Bundle:
+    """Write a bundle; matrices in half precision, vectors (statistics, biases) in full.
+
+    Each file appears whole or not at all.
+    """
+    import torch
+    from safetensors.torch import save as to_bytes
+
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        name: tensor.detach().cpu().to(torch.float16 if tensor.ndim > 1 else tensor.dtype).contiguous()
+        for name, tensor in network.state_dict().items()
+    }
+    settings = {
+        "labels": list(labels),
+        "fps": float(fps),
+        "network": network.config.to_dict(),
+        "training": dict(training or {}),
+        "metrics": dict(metrics or {}),
+    }
+    _write(path / WEIGHTS, to_bytes(tensors))
+    _write(path / CONFIG, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).encode())
+    return load(path)
+
+
+def find(model: str | Path) -> Path:
+    """The folder of a model: a path, or the name of a shipped one. Raises AmmaError if there is none."""
+    path = Path(model).expanduser()
+    if (path / CONFIG).is_file():
+        return path
+    if path.is_file():
+        raise AmmaError(f"{path} is a file, but a model is a folder with {CONFIG} and {WEIGHTS} in it")
+    if path.is_dir():
+        raise AmmaError(f"{path}: {CONFIG} is missing, so this folder is no model")
+    shipped = {
+        config.parent.name: config.parent
+        for place in reversed(_places())
+        for config in place.glob(f"*/{CONFIG}")
+    }
+    if str(model) in shipped:
+        return shipped[str(model)]
+    names = ", ".join(sorted(shipped)) or "none"
+    raise AmmaError(
+        f"there is no model {str(model)!r}; give the path of a model's folder or a shipped one ({names})"
+    )
+
+
+def _places() -> list[Path]:
+    """Where shipped models may lie, nearest first: the source tree, workspaces, this Python environment."""
+    prefixes = [*filter(None, os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep)), sys.prefix]
+    return [
+        Path(__file__).parents[1] / "models",
+        *(Path(p) / "share" / "amma_ros" / "models" for p in prefixes),
+    ]
+
+
+def _read_yaml(path: Path) -> dict:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise AmmaError(f"{path} cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise AmmaError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise AmmaError(f"{path} holds no settings; it must be a mapping with labels and network in it")
+    return values
+
+
+def _read_weights(path: Path) -> dict:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise AmmaError(
+            f"{path} is not a whole safetensors file ({error}); copy or train the model again"
+        ) from None
+
+
+def _write(path: Path, content: bytes) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(content)
+    partial.replace(path)

@@ -1,0 +1,62 @@
+"""The network in torch, on a CPU or a GPU."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from amma_core.errors import AmmaError
+from amma_core.network import Amma
+from amma_core.runtime import NumpyMaps
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class TorchRuntime:
+    """Runs an :class:`~amma_core.network.Amma`; see :class:`~amma_core.runtime.Runtime`.
+
+    `device` is ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:1``. Raises AmmaError for a
+    device that is not there.
+    """
+
+    def __init__(self, network: Amma, device: str = "auto", precision: str = "float32"):
+        if precision not in PRECISIONS:
+            raise AmmaError(f"precision is {precision!r}, but must be one of {', '.join(PRECISIONS)}")
+        self.config = network.config
+        self.clips_encoded = 0
+        self.device = find_device(device)
+        self.precision = PRECISIONS[precision]
+        self._network = network.eval().to(self.device, memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def encode(self, clips: NDArray[np.uint8]) -> list[Tensor]:
+        self.clips_encoded += len(clips)
+        frames = torch.from_numpy(clips).to(self.device, non_blocking=True).permute(0, 1, 4, 2, 3)
+        with self._autocast():
+            return list(self._network.encode(frames))
+
+    @torch.inference_mode()
+    def head(self, windows: Sequence[Sequence[Tensor]]) -> NumpyMaps:
+        with self._autocast():
+            maps = self._network.head(torch.stack([torch.stack(list(window)) for window in windows]))
+        return tuple(values.float().cpu().numpy() for values in maps)
+
+    def _autocast(self) -> torch.autocast:
+        lower = self.precision is not torch.float32
+        return torch.autocast(self.device.type, dtype=self.precision if lower else None, enabled=lower)
+
+
+def find_device(name: str) -> torch.device:
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` as a torch device; raises AmmaError if it is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise AmmaError(f"there is no device {name!r}; use auto, cpu, cuda or cuda:N") from None
+    seen = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= seen:
+        raise AmmaError(f"device {name!r} was asked for, but torch sees {seen} GPUs; use device cpu or auto")
+    return device

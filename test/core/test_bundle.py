@@ -1,0 +1,127 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+
+from amma_core import bundle
+from amma_core.config import NetworkConfig
+from amma_core.errors import AmmaError
+from amma_core.network import Amma
+
+LABELS = ["sit", "walk", "wave"]
+
+
+@pytest.fixture
+def saved(tmp_path):
+    torch.manual_seed(0)
+    network = Amma(NetworkConfig(num_classes=3, backbone="shufflenet_v2", clips=2, input_size=64)).eval()
+    made = bundle.save(
+        tmp_path / "mine", network, LABELS, 25, training={"epochs": 3}, metrics={"frame_mAP@0.5": 1.5}
+    )
+    return made, network
+
+
+def change(path, **values):
+    file = path / "config.yaml"
+    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | values))
+
+
+def test_a_saved_model_comes_back(saved):
+    made, network = saved
+    loaded = bundle.load(made.path)
+    assert (loaded.labels, loaded.fps, loaded.name, loaded.trained) == (tuple(LABELS), 25.0, "mine", True)
+    assert loaded.training == {"epochs": 3}
+    assert loaded.metrics == {"frame_mAP@0.5": 1.5}
+    clips = torch.randint(0, 256, (1, 2, 4, 3, 64, 64), dtype=torch.uint8)
+    with torch.no_grad():
+        for one, other in zip(loaded.build()(clips), network(clips), strict=True):
+            torch.testing.assert_close(
+                one, other, atol=2e-2, rtol=2e-2
+            )  # matrices are kept in half precision
+
+
+def test_vectors_keep_full_precision(saved):
+    made, network = saved
+    weights = made.build().state_dict()
+    for name, tensor in network.state_dict().items():
+        if tensor.ndim < 2:
+            torch.testing.assert_close(weights[name], tensor, atol=0, rtol=0)
+
+
+def test_the_shipped_untrained_model_is_found_and_always_the_same():
+    untrained = bundle.load("untrained")
+    assert not untrained.trained
+    assert len(untrained.labels) == 21
+    for one, other in zip(untrained.build().parameters(), untrained.build().parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_reading_labels_does_not_load_torch():
+    code = (
+        "import sys; from amma_core.bundle import load; load('untrained'); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_models_in_a_workspace_are_found_by_name(saved, tmp_path, monkeypatch):
+    made, _ = saved
+    place = tmp_path / "install" / "share" / "amma_ros" / "models"
+    place.mkdir(parents=True)
+    made.path.rename(place / "mine")
+    monkeypatch.setenv("AMENT_PREFIX_PATH", f"/nowhere:{tmp_path / 'install'}")
+    assert bundle.load("mine").path == place / "mine"
+
+
+def test_what_is_missing_or_wrong_is_named(saved, tmp_path):
+    path = saved[0].path
+    with pytest.raises(AmmaError, match=r"no model 'nope'; .*untrained"):
+        bundle.load("nope")
+    with pytest.raises(AmmaError, match=r"is a file, but a model is a folder"):
+        bundle.load(path / "model.safetensors")
+    with pytest.raises(AmmaError, match=r"config\.yaml is missing"):
+        bundle.load(tmp_path)
+
+    good = (path / "config.yaml").read_text()
+    for values, message in [
+        ({"labels": None}, "labels is missing"),
+        ({"labels": ["a", "b"]}, "2 labels, but network says num_classes: 3"),
+        ({"network": None}, "network is missing"),
+        ({"network": {"backbone": "vgg"}}, "backbone is 'vgg'"),
+        ({"fps": "fast"}, "fps is 'fast'"),
+    ]:
+        change(path, **values)
+        with pytest.raises(AmmaError, match=message) as caught:
+            bundle.load(path)
+        assert "config.yaml" in str(caught.value)
+        (path / "config.yaml").write_text(good)
+
+    (path / "config.yaml").write_text("labels: [a")
+    with pytest.raises(AmmaError, match="not valid YAML"):
+        bundle.load(path)
+    (path / "config.yaml").write_text("just words")
+    with pytest.raises(AmmaError, match="holds no settings"):
+        bundle.load(path)
+
+
+def test_wrong_weights_are_refused(saved):
+    path = saved[0].path
+    settings = saved[1].config.to_dict()
+    change(path, network=settings | {"backbone": "resnet18"})
+    with pytest.raises(AmmaError, match=r"model\.safetensors: backbone\.\S+ (is missing|has shape)"):
+        bundle.load(path).build()
+    change(path, network=settings | {"clips": 3})
+    with pytest.raises(AmmaError, match="the two files do not belong together"):
+        bundle.load(path).build()
+    change(path, network=settings | {"motion": "none", "fusion_stages": 0})
+    with pytest.raises(AmmaError, match=r"has shape|has no place"):
+        bundle.load(path).build()
+    change(path, network=settings)
+    whole = (path / "model.safetensors").read_bytes()
+    (path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(AmmaError, match="not a whole safetensors file"):
+        bundle.load(path).build()
+    (path / "model.safetensors").unlink()
+    with pytest.raises(AmmaError, match=r"model\.safetensors is missing"):
+        bundle.load(path)
