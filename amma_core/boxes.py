@@ -10,15 +10,23 @@ from numpy.typing import NDArray
 
 def area(boxes: NDArray, inclusive: bool = False) -> NDArray:
     """Areas (...) of boxes (..., 4); inside-out boxes have none."""
-    sides = boxes[..., 2:] - boxes[..., :2] + int(inclusive)
-    return np.maximum(sides[..., 0], 0) * np.maximum(sides[..., 1], 0)
+    return _area(*_columns(boxes), int(inclusive))
+
+
+def _columns(boxes: NDArray) -> list[NDArray]:
+    return [boxes[..., i] for i in range(4)]
+
+
+def _area(x1: NDArray, y1: NDArray, x2: NDArray, y2: NDArray, pixel: int) -> NDArray:
+    return np.maximum(x2 - x1 + pixel, 0) * np.maximum(y2 - y1 + pixel, 0)
 
 
 def iou(first: NDArray, second: NDArray, inclusive: bool = False) -> NDArray:
     """Intersection over union of boxes (..., 4) with boxes (..., 4), broadcast; 0 where both are empty."""
-    left_top = np.maximum(first[..., :2], second[..., :2])
-    right_bottom = np.minimum(first[..., 2:], second[..., 2:])
-    shared = area(np.concatenate([left_top, right_bottom], axis=-1), inclusive)
+    x1, y1, x2, y2 = _columns(first)
+    u1, v1, u2, v2 = _columns(second)
+    corners = np.maximum(x1, u1), np.maximum(y1, v1), np.minimum(x2, u2), np.minimum(y2, v2)
+    shared = _area(*corners, int(inclusive))
     union = area(first, inclusive) + area(second, inclusive) - shared
     return shared / np.where(union > 0, union, 1)
 
@@ -55,14 +63,19 @@ def tubelet_nms(
     for _ in range(top):
         if not len(waiting):
             break
-        _, first, group = np.unique(labels[waiting], return_index=True, return_inverse=True)
-        best = waiting[first]
+        is_best = starts_of_runs(labels[waiting])
+        best = waiting[is_best]
         rounds.append(best)
-        spared = mean_iou(boxes[waiting], boxes[best[group]], inclusive) <= threshold
-        spared[first] = False
-        waiting = waiting[spared]
+        rivals = best[np.cumsum(is_best) - 1]
+        spared = mean_iou(boxes[waiting], boxes[rivals], inclusive) <= threshold
+        waiting = waiting[spared & ~is_best]
     kept = np.concatenate(rounds)
     return kept[np.argsort(labels[kept], kind="stable")]
+
+
+def starts_of_runs(values: NDArray) -> NDArray[np.bool_]:
+    """Whether each of the values (n,) differs from the one before it; the first one does."""
+    return np.concatenate([np.ones(len(values[:1]), bool), values[1:] != values[:-1]])
 
 
 def merge_repeats(keys: NDArray, boxes: NDArray) -> tuple[NDArray, NDArray]:
@@ -70,7 +83,7 @@ def merge_repeats(keys: NDArray, boxes: NDArray) -> tuple[NDArray, NDArray]:
 
     keys: (K,) frame numbers, not falling; boxes: (..., K, 4). Returns the same with D <= K distinct keys.
     """
-    starts = np.flatnonzero(np.diff(keys, prepend=keys[:1] - 1))
+    starts = np.flatnonzero(starts_of_runs(keys))
     if len(starts) == len(keys):
         return keys, boxes
     counts = np.diff(starts, append=len(keys))

@@ -121,8 +121,8 @@ class TubeLinker:
         match = self._match(labels, scores, boxes)
         rows = np.flatnonzero(match >= 0)
         self._tubes.extend(rows, scores[match[rows]], boxes[match[rows]], keys[-1], tubelets.key_stamps[-1])
-        unused = np.setdiff1d(np.arange(len(kept)), match[rows])
-        unused = unused[np.argsort(kept[unused])]  # ids follow the order in which the detector gave them
+        order = np.argsort(kept)  # ids follow the order in which the detector gave the tubelets
+        unused = order[~np.isin(order, match[rows])]
         self._start(labels[unused], scores[unused], boxes[unused], tubelets)
 
         tubes = self._tubes
@@ -195,19 +195,17 @@ class TubeLinker:
         start, stop = (np.searchsorted(labels, tubes.label, side=side) for side in ("left", "right"))
         # (A, P): each tube's candidates are the tubelets of its class, best first.
         candidates = start[:, None] + np.arange(np.max(stop - start, initial=0))
-        exists = candidates < stop[:, None]
-        candidates = np.where(exists, candidates, 0)
-        if not candidates.size:
-            return match
-        shared = tubes.counts > 0
-        overlap = box.iou(tubes.last[:, None], boxes[candidates]) * shared[:, None]
-        overlap = overlap.sum(axis=-1) / shared.sum(axis=-1)[:, None]
-        fits = exists & (overlap >= self.link_iou)
+        fits = candidates < stop[:, None]
+        candidates = np.minimum(candidates, len(labels) - 1)
+        row, place = np.nonzero(fits)
+        shared = tubes.counts[row] > 0
+        overlap = (box.iou(tubes.last[row], boxes[candidates[row, place]]) * shared).sum(axis=-1)
+        fits[row, place] = overlap / shared.sum(axis=-1) >= self.link_iou
 
         choosers = np.flatnonzero(fits.any(axis=1))
         choosers = choosers[np.lexsort((-tubes.score[choosers], tubes.label[choosers]))]
-        _, first, group = np.unique(tubes.label[choosers], return_index=True, return_inverse=True)
-        turns = np.arange(len(choosers)) - first[group]
+        firsts = np.flatnonzero(box.starts_of_runs(tubes.label[choosers]))
+        turns = np.arange(len(choosers)) - np.repeat(firsts, np.diff(firsts, append=len(choosers)))
         free = np.ones(len(labels), bool)
         for turn in range(np.max(turns, initial=-1) + 1):
             rows = choosers[turns == turn]  # one of each class: they cannot want the same tubelet
