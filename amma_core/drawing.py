@@ -97,7 +97,7 @@ def _draw_caption(
     places = [(left, top, left + w, top + h) for top in tops] or [(left, 0, left + w, h)]
     place = next((p for p in places if not any(_touch(p, other) for other in taken)), places[0])
 
-    cv2.rectangle(canvas, place[:2], place[2:], fill, cv2.FILLED)
+    cv2.rectangle(canvas, place[:2], (place[2] - 1, place[3] - 1), fill, cv2.FILLED)
     bright = 0.114 * fill[0] + 0.587 * fill[1] + 0.299 * fill[2] > 140
     ink = (0, 0, 0) if bright else (255, 255, 255)
     corner = (place[0] + pad, place[1] + pad + text_height)

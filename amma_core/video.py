@@ -99,6 +99,7 @@ class VideoWriter:
             raise AmmaError(
                 f"{path} needs an ending that says which kind of video to write, .mp4 for instance"
             )
+        self.size = size
         # Coders want even sides; at most one row and column of border is added.
         self._padding = (size[1] % 2, size[0] % 2)
         self._partial = self.path.with_name(f".partial-{self.path.name}")
@@ -109,6 +110,12 @@ class VideoWriter:
             raise AmmaError(f"{path} cannot be written; is the folder there, and the ending .mp4 or .avi?")
 
     def write(self, image: NDArray[np.uint8]) -> None:
+        """Add a (H, W, 3) BGR image. Raises AmmaError for one of another size: OpenCV would drop it."""
+        width, height = self.size
+        if image.shape != (height, width, 3):
+            raise AmmaError(
+                f"{self.path} takes images of {width}x{height}, but one of shape {image.shape} came"
+            )
         bottom, right = self._padding
         if bottom or right:
             image = cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REPLICATE)

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import sys
 
 from amma_core import __version__
@@ -11,6 +12,7 @@ from amma_core.errors import AmmaError
 # that looking for actions never loads what only training or evaluation needs.
 COMMANDS = {
     "detect": ("detect", "find actions in a video"),
+    "eval": ("evaluate", "judge predictions against ground truth: frame-mAP, video-mAP, errors"),
     "info": ("info", "parameters and multiply-adds of a network"),
 }
 
@@ -19,7 +21,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run ``amma``; returns the exit status (0 done, 2 a mistake that the user can mend)."""
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(
-        prog="amma", description="Online spatiotemporal action detection.", epilog="amma COMMAND --help says more."
+        prog="amma",
+        description="Online spatiotemporal action detection.",
+        epilog="amma COMMAND --help says more.",
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -38,6 +42,9 @@ def main(argv: list[str] | None = None) -> int:
     except AmmaError as error:
         print(f"amma {arguments.command}: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # `amma ... | head`: whoever read has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print(f"amma {arguments.command}: stopped", file=sys.stderr)
         return 130

@@ -44,10 +44,9 @@ def run(arguments: argparse.Namespace) -> None:
             )
         )
         return
-    print(
-        f"{config.backbone}, motion {config.motion}, {config.fusion_stages} fusion stages, "
-        f"K = {config.clips}, t = {config.clip_length}, {config.num_classes} classes, {config.input_size} pixels\n"
-    )
+    stages = f"{config.backbone}, motion {config.motion}, {config.fusion_stages} fusion stages"
+    head = f"K = {config.clips}, t = {config.clip_length}, {config.num_classes} classes"
+    print(f"{stages}; {head}; {config.input_size} pixels\n")
     print(f"{'module':<14}{'parameters':>14}{'GMACs/clip':>14}")
     for name, count in parameters.items():
         print(f"{name:<14}{count:>14,}{macs.get(name, 0) / 1e9:>14.4f}")

@@ -1,0 +1,136 @@
+"""The `amma` command, run as a person runs it."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from amma_core import bundle
+from amma_core.config import NetworkConfig
+from amma_core.network import Amma
+from amma_core.video import VideoReader, VideoWriter
+
+
+def amma(*words, **options) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "amma_core", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    torch.manual_seed(3)
+    network = Amma(NetworkConfig(num_classes=2, backbone="shufflenet_v2", clips=3, input_size=64))
+    return bundle.save(tmp_path_factory.mktemp("models") / "small", network, ["sit", "walk"], 30).path
+
+
+@pytest.fixture(scope="module")
+def make_video(tmp_path_factory):
+    def make(count: int, size: tuple[int, int] = (80, 60)):
+        path = tmp_path_factory.mktemp("videos") / f"{count}.mp4"
+        noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+        with VideoWriter(path, size, 25) as writer:
+            for i in range(count):
+                writer.write(np.roll(noise, 3 * i, axis=1))
+        return path
+
+    return make
+
+
+def test_help_teaches():
+    overview = amma("--help").stdout
+    assert "detect" in overview
+    assert "find actions in a video" in overview
+    assert "amma detect street.mp4" in amma("detect", "--help").stdout
+
+
+def test_info_prints_the_cost_of_a_network():
+    words = [
+        "info",
+        "--backbone",
+        "resnet18",
+        "--motion",
+        "conv_diff",
+        "--fusion-stages",
+        "3",
+        "--clips",
+        "5",
+        "--num-classes",
+        "21",
+    ]
+    last_line = amma(*words, "--json").stdout.splitlines()[-1]
+    answer = json.loads(last_line)
+    assert answer["parameters"] == 15_750_751
+    assert answer["gmacs_per_clip"] == pytest.approx(5.3307, rel=1e-3)
+    table = amma(*words).stdout
+    assert "backbone" in table
+    assert "15,750,751" in table
+    assert (
+        "must be from 0 to 3 for mobilenet_v2"
+        in amma("info", "--backbone=mobilenet_v2", "--fusion-stages=4").stderr
+    )
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, (80, 60)), (11, (81, 61)), (12, (80, 60))])
+@pytest.mark.parametrize("mode", [[], ["--causal"]])
+def test_detect_writes_a_line_and_a_picture_per_frame(tmp_path, model, make_video, count, size, mode):
+    output, lines = tmp_path / "out.mp4", tmp_path / "out.jsonl"
+    video = make_video(count, size)
+    done = amma(
+        "detect", video, "--model", model, "--output", output, "--json", lines, "--min-score", 0, *mode
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"in {count} frames" in done.stdout
+    answers = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert [answer["frame"] for answer in answers] == list(range(1, count + 1))
+    assert [answer["stamp"] for answer in answers] == pytest.approx([0.04 * i for i in range(count)])
+    detections = [detection for answer in answers for detection in answer["detections"]]
+    assert detections or (mode and count < 4)  # at once means: before the first key frame, nothing
+    for detection in detections:
+        assert detection["label"] in ("sit", "walk")
+        assert 0 <= detection["score"] <= 1
+        assert detection["tube"] > 0
+        x1, y1, x2, y2 = detection["box"]
+        assert 0 <= x1 <= x2 <= size[0] + 1
+        assert 0 <= y1 <= y2 <= size[1] + 1
+    assert len(list(VideoReader(output))) == count
+
+
+def test_detect_prints_only_json_where_lines_go_to_standard_output(model, make_video):
+    done = amma("detect", make_video(5), "--model", model, "--json", "-")
+    assert [json.loads(line)["frame"] for line in done.stdout.splitlines()] == [1, 2, 3, 4, 5]
+
+
+def test_an_untrained_model_says_so(make_video):
+    assert "untrained" in amma("detect", make_video(1), "--model", "untrained").stderr
+
+
+def test_mistakes_are_answered_in_one_sentence(tmp_path, model, make_video):
+    (tmp_path / "empty.mp4").touch()
+    video = make_video(4)
+    for words, message in [
+        (["detect", tmp_path / "nothing.mp4"], "does not exist"),
+        (["detect", tmp_path / "empty.mp4"], "cannot be read as a video"),
+        (["detect", video, "--model", "nope"], "there is no model 'nope'"),
+        (["detect", video, "--model", model, "--device", "gpu"], "no device 'gpu'"),
+        (["detect", video, "--model", model, "--min-score", "7"], "--min-score is 7.0"),
+        (["detect", video, "--model", model, "--json", tmp_path / "no" / "where"], "cannot be written"),
+        (["detect", video, "--model", model, "--output", tmp_path / "out"], "needs an ending"),
+    ]:
+        done = amma(*words)
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert done.stderr.strip().splitlines()[-1].startswith("amma detect: ")
+
+
+def test_a_reader_that_has_read_enough_is_no_error(model, make_video):
+    command = f"{sys.executable} -m amma_core detect {make_video(9)} --model {model} --json - | head -n 1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120, env=os.environ)
+    assert json.loads(done.stdout)["frame"] == 1
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr
