@@ -1,5 +1,6 @@
 """Precision, recall and the area below them, as the ACT line of work computes it."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,8 +39,8 @@ def curve_of(outcomes: NDArray[np.int64], positives: int) -> Curve:
         positives: number of boxes or tubes to find.
     """
     if not positives:
-        nothing = dict.fromkeys((*ERRORS, MISSED), float("nan"))
-        return Curve(0, np.ones(1), np.zeros(1), float("nan"), nothing)
+        nothing = dict.fromkeys((*ERRORS, MISSED), math.nan)
+        return Curve(0, np.ones(1), np.zeros(1), math.nan, nothing)
     counts = np.zeros((len(outcomes) + 1, 1 + len(ERRORS)))
     counts[0, 0] = 1  # before the first detection, precision is 1 ...
     counts[np.arange(1, len(counts)), outcomes] = 1
@@ -55,6 +56,6 @@ def curve_of(outcomes: NDArray[np.int64], positives: int) -> Curve:
 
 
 def mean_over_classes(values: list[float]) -> float:
-    """The unweighted mean of the classes that have ground truth (0 if none has)."""
-    values = np.asarray(values, np.float64)
-    return float(values[~np.isnan(values)].mean()) if not np.isnan(values).all() else 0.0
+    """The unweighted mean of the classes that have ground truth; nan if none has."""
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan

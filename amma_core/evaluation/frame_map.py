@@ -3,10 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from amma_core.boxes import iou
 from amma_core.errors import AmmaError
 from amma_core.evaluation.curves import ERRORS, Curve, curve_of, mean_over_classes
 from amma_core.evaluation.groups import expand, match
-from amma_core.evaluation.tubes import box_iou
 
 MODES = ("untrimmed", "trimmed")
 LOCATION, CLASS, TIME, OTHER = range(1, 1 + len(ERRORS))
@@ -67,11 +67,11 @@ def _outcomes(ranked: NDArray, own: NDArray, others: NDArray, threshold: float) 
 
     detection, truth = _same_frame(ranked, others)
     outcomes[detection] = OTHER
-    outcomes[detection[box_iou(ranked[detection, 4:], others[truth, 4:]) >= threshold]] = CLASS
+    outcomes[detection[iou(ranked[detection, 4:], others[truth, 4:], inclusive=True) >= threshold]] = CLASS
 
     detection, truth = _same_frame(ranked, own)
     outcomes[detection] = LOCATION
-    overlap = box_iou(ranked[detection, 4:], own[truth, 4:])
+    overlap = iou(ranked[detection, 4:], own[truth, 4:], inclusive=True)
     enough = overlap >= threshold
     detection, truth = detection[enough], truth[enough]
     right, _ = match((detection, truth), _keys(own)[truth], overlap[enough])

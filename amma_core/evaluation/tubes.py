@@ -1,7 +1,6 @@
 """Action tubes as flat arrays, their overlap, and their non-maximum suppression.
 
-The field's boxes are 0-based with both corners inside, so a box is ``x2 - x1 + 1`` wide (the live path
-knows nothing of this: there, coordinates are continuous).
+As in the field's own evaluation, both corners are inside a box: it is ``x2 - x1 + 1`` wide.
 """
 
 from collections.abc import Iterable
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from amma_core.boxes import iou
 from amma_core.data.dataset import Video
 from amma_core.evaluation.groups import expand, first_of, followers
 
@@ -79,14 +79,6 @@ def annotated_tubes(videos: Iterable[Video]) -> Tubes:
     )
 
 
-def box_iou(a: NDArray, b: NDArray) -> NDArray[np.float64]:
-    """Intersection over union of boxes (..., 4), broadcast against each other."""
-    sides = np.minimum(a[..., 2:], b[..., 2:]) + 1 - np.maximum(a[..., :2], b[..., :2])
-    overlap = np.maximum(sides, 0).prod(-1)
-    areas = (a[..., 2:] - a[..., :2] + 1).prod(-1) + (b[..., 2:] - b[..., :2] + 1).prod(-1)
-    return overlap / (areas - overlap)
-
-
 def tube_iou(a: Tubes, b: Tubes, pick_a: NDArray, pick_b: NDArray) -> NDArray[np.float64]:
     """Spatio-temporal IoU of tube ``pick_a[i]`` of ``a`` with tube ``pick_b[i]`` of ``b``.
 
@@ -98,7 +90,7 @@ def tube_iou(a: Tubes, b: Tubes, pick_a: NDArray, pick_b: NDArray) -> NDArray[np
     start = np.maximum(first_a[pick_a], first_b[pick_b])
     shared = np.minimum(last_a[pick_a], last_b[pick_b]) - start + 1
     union = np.maximum(last_a[pick_a], last_b[pick_b]) - np.minimum(first_a[pick_a], first_b[pick_b]) + 1
-    iou = np.zeros(len(pick_a))
+    mean = np.zeros(len(pick_a))
     together = np.flatnonzero(shared > 0)
     # One number per box, by which any box of `b` is found: its tube, then its frame.
     span = max(a.boxes[:, 0].max(initial=0), b.boxes[:, 0].max(initial=0)) + 1
@@ -109,11 +101,11 @@ def tube_iou(a: Tubes, b: Tubes, pick_a: NDArray, pick_b: NDArray) -> NDArray[np
         wanted = pick_b[portion][pair] * span + a.boxes[rows, 0]
         found = np.minimum(np.searchsorted(keys_b, wanted), len(keys_b) - 1)
         both = keys_b[found] == wanted
-        spatial = box_iou(a.boxes[rows[both], 1:], b.boxes[found[both], 1:])
+        spatial = iou(a.boxes[rows[both], 1:], b.boxes[found[both], 1:], inclusive=True)
         count = np.bincount(pair[both], minlength=len(portion))
         total = np.bincount(pair[both], spatial, minlength=len(portion))
-        iou[portion] = total / np.maximum(count, 1)
-    return iou * np.maximum(shared, 0) / union
+        mean[portion] = total / np.maximum(count, 1)
+    return mean * np.maximum(shared, 0) / union
 
 
 def tube_nms(tubes: Tubes, threshold: float = 0.3) -> NDArray[np.int64]:

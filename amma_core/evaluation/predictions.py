@@ -1,0 +1,195 @@
+"""Files of predictions: scored boxes of single frames and action tubes, in ``.npz`` or ``.json``.
+
+``.npz`` arrays:
+
+- ``frames`` (N, 8): video (its index in the split), frame (1-based), label index, score, x1, y1, x2, y2;
+- optional, T tubes: ``tube_videos`` (T,), ``tube_labels`` (T,), ``tube_scores`` (T,), ``tube_boxes`` (n, 5)
+  or (n, 6) rows of frame, x1, y1, x2, y2 (and score, not used), and ``tube_offsets`` (T + 1,): tube i has
+  the rows ``tube_offsets[i]`` to ``tube_offsets[i + 1]``;
+- optional ``videos``: the names of the split's videos, as a check that it is the same split.
+
+``.json``, where a tube's video and label may be an index or a name, and all but one part may be left out::
+
+    {"frames": [[video, frame, label, score, x1, y1, x2, y2], ...],
+     "tubes": [{"video": 0, "label": "wave", "score": 0.9, "boxes": [[frame, x1, y1, x2, y2], ...]}, ...],
+     "videos": ["a", ...]}
+
+Either file may hold frames, tubes or both.
+"""
+
+import json
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from amma_core.data.dataset import Video
+from amma_core.errors import AmmaError
+from amma_core.evaluation.tubes import Tubes
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    frames: NDArray | None
+    """(N, 8), or None where the file has none."""
+    tubes: Tubes | None
+    videos: list[str] | None = None
+
+
+def save_predictions(
+    path: str | Path, frames: ArrayLike, tubes: Tubes | None = None, videos: list[str] | None = None
+) -> None:
+    """Write the ``.npz`` format; frames in single precision."""
+    arrays = {"frames": np.asarray(frames, np.float32).reshape(-1, 8)}
+    if tubes is not None:
+        arrays |= {f"tube_{field.name}": getattr(tubes, field.name) for field in fields(tubes)}
+    if videos is not None:
+        arrays["videos"] = np.array(videos, np.str_)
+    with Path(path).open("wb") as file:
+        np.savez(file, **arrays)
+
+
+def load_predictions(path: str | Path, videos: list[Video], labels: list[str]) -> Predictions:
+    """Read and check predictions for the videos of a split.
+
+    Raises:
+        AmmaError: the file cannot be read, is for other videos, or a row is not finite, names an unknown
+            video, frame or label, or its box is inside out or leaves the image by more than a pixel;
+            the message names the row (counted from 0).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise AmmaError(f"{path}: no such file of predictions")
+    try:
+        found = _read_json(path, videos, labels) if path.suffix == ".json" else _read_npz(path)
+    except (ValueError, TypeError, KeyError, AttributeError, OSError, zipfile.BadZipFile) as error:
+        raise AmmaError(f"{path} does not hold predictions as documented: {error}") from error
+    names = [video.name for video in videos]
+    if found.videos is not None and found.videos != names:
+        other = next((name for name in found.videos if name not in names), None)
+        detail = f"{other!r} is not among them" if other else "they are not the same or in another order"
+        raise AmmaError(f"{path} is for other videos than this split: {detail}")
+    if found.tubes is None and found.frames is not None and not len(found.frames):
+        found = Predictions(found.frames, Tubes.of([]), found.videos)  # nothing found: no tubes either
+    if found.frames is None and found.tubes is None:
+        raise AmmaError(f"{path} holds neither frames nor tubes")
+    if found.frames is not None:
+        check_rows(found.frames, videos, labels, lambda row: f"{path}: row {row}")
+    if found.tubes is not None:
+        _check_tubes(found.tubes, videos, labels, path)
+    return found
+
+
+def check_rows(rows: NDArray, videos: list[Video], labels: list[str], name: Callable[[int], str]) -> None:
+    """Refuse (N, 8) rows that cannot be detections, by the first such row, called ``name(its index)``."""
+    video, frame, label = rows[:, :3].T
+    x1, y1, x2, y2 = rows[:, 4:].T
+
+    def refuse(wrong: NDArray, why: Callable[[int], str]) -> None:
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise AmmaError(f"{name(row)}: {why(row)}")
+
+    refuse(~np.isfinite(rows).all(1), lambda row: f"not all numbers are finite: {rows[row].tolist()}")
+    refuse(
+        (video % 1 != 0) | (video < 0) | (video >= len(videos)),
+        lambda row: f"there is no video {video[row]:g}: the split has the videos 0 to {len(videos) - 1}",
+    )
+    index = video.astype(np.int64)
+    frames, width, height = np.array([(v.frames, v.width, v.height) for v in videos]).reshape(-1, 3)[index].T
+    refuse(
+        (frame % 1 != 0) | (frame < 1) | (frame > frames),
+        lambda row: f"video {index[row]} has the frames 1 to {frames[row]}, not {frame[row]:g}",
+    )
+    refuse(
+        (label % 1 != 0) | (label < 0) | (label >= len(labels)),
+        lambda row: (
+            f"there is no label {label[row]:g}: the ground truth has the labels 0 to {len(labels) - 1}"
+        ),
+    )
+    refuse((x2 < x1) | (y2 < y1), lambda row: f"the box {rows[row, 4:].tolist()} has x2 < x1 or y2 < y1")
+    # Conventions of the last pixel differ by one; more than that is another image size or a bug.
+    refuse(
+        (x1 < -1) | (y1 < -1) | (x2 > width) | (y2 > height),
+        lambda row: f"the box {rows[row, 4:].tolist()} leaves the image of {width[row]} x {height[row]}",
+    )
+
+
+def _check_tubes(tubes: Tubes, videos: list[Video], labels: list[str], path: Path) -> None:
+    starts, stops = tubes.offsets[:-1], tubes.offsets[1:]
+    counts = len(tubes.videos), len(tubes.labels), len(tubes.scores), len(starts)
+    if len(set(counts)) > 1 or tubes.offsets[0] != 0 or tubes.offsets[-1] != len(tubes.boxes):
+        raise AmmaError(
+            f"{path}: tube_videos, tube_labels, tube_scores, tube_offsets, tube_boxes do not fit together"
+        )
+    if (stops <= starts).any():
+        raise AmmaError(f"{path}: tube {(stops <= starts).argmax()} has no boxes")
+
+    def name(row: int) -> str:
+        tube = int(np.searchsorted(stops, row, "right"))
+        return f"{path}: tube {tube}, row {row - starts[tube]}"
+
+    check_rows(tubes.frames(), videos, labels, name)
+    back = np.diff(tubes.boxes[:, 0]) <= 0
+    back[stops[:-1] - 1] = False
+    if back.any():
+        raise AmmaError(f"{name(int(back.argmax()) + 1)}: its frame does not come after the one before")
+
+
+def _read_npz(path: Path) -> Predictions:
+    with np.load(path) as file:
+        arrays = dict(file)
+    frames = _table(arrays["frames"], 8) if "frames" in arrays else None
+    videos = arrays["videos"].tolist() if "videos" in arrays else None
+    if "tube_boxes" not in arrays:
+        return Predictions(frames, None, videos)
+    tubes = Tubes(
+        arrays["tube_videos"].astype(np.int64),
+        arrays["tube_labels"].astype(np.int64),
+        arrays["tube_scores"].astype(np.float64),
+        arrays["tube_offsets"].astype(np.int64),
+        _tube_boxes(arrays["tube_boxes"]),
+    )
+    return Predictions(frames, tubes, videos)
+
+
+def _read_json(path: Path, videos: list[Video], labels: list[str]) -> Predictions:
+    content = json.loads(path.read_text())
+    frames = _table(np.array(content["frames"], np.float64), 8) if "frames" in content else None
+    if "tubes" not in content:
+        return Predictions(frames, None, content.get("videos"))
+    video_index = {video.name: i for i, video in enumerate(videos)}
+    label_index = {label: i for i, label in enumerate(labels)}
+
+    def number(of: dict[str, int], value: str | int, tube: int) -> int:
+        if isinstance(value, str) and value not in of:
+            raise AmmaError(f"{path}: tube {tube}: {value!r} is unknown to the ground truth")
+        return of[value] if isinstance(value, str) else value
+
+    tubes = Tubes.of(
+        (
+            number(video_index, tube["video"], i),
+            number(label_index, tube["label"], i),
+            tube["score"],
+            _tube_boxes(np.array(tube["boxes"])),
+        )
+        for i, tube in enumerate(content["tubes"])
+    )
+    return Predictions(frames, tubes, content.get("videos"))
+
+
+def _tube_boxes(array: NDArray) -> NDArray[np.float64]:
+    """The first five columns of (n, 5) or (n, 6) rows."""
+    scored = array.ndim == 2 and array.shape[1] == 6
+    return _table(array, 6 if scored else 5)[:, :5].astype(np.float64)
+
+
+def _table(array: NDArray, columns: int) -> NDArray:
+    if not array.size:
+        return np.zeros((0, columns))
+    if array.ndim != 2 or array.shape[1] != columns or not np.issubdtype(array.dtype, np.number):
+        raise ValueError(f"rows of {columns} numbers expected, not shape {array.shape} of {array.dtype}")
+    return array
