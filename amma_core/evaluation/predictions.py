@@ -65,7 +65,9 @@ def load_predictions(path: str | Path, videos: list[Video], labels: list[str]) -
         raise AmmaError(f"{path}: no such file of predictions")
     try:
         found = _read_json(path, videos, labels) if path.suffix == ".json" else _read_npz(path)
-    except (ValueError, TypeError, KeyError, AttributeError, OSError, zipfile.BadZipFile) as error:
+    except KeyError as error:
+        raise AmmaError(f"{path} does not hold predictions as documented: there is no {error}") from error
+    except (ValueError, TypeError, AttributeError, OSError, zipfile.BadZipFile) as error:
         raise AmmaError(f"{path} does not hold predictions as documented: {error}") from error
     names = [video.name for video in videos]
     if found.videos is not None and found.videos != names:
