@@ -118,7 +118,7 @@ class TubeLinker:
         keys, boxes = box.merge_repeats(tubelets.key_numbers, tubelets.boxes[kept].astype(np.float64))
 
         ended += self._move_window(keys)
-        match = self._match(labels, scores, boxes)
+        match = self._match(labels, boxes)
         rows = np.flatnonzero(match >= 0)
         self._tubes.extend(rows, scores[match[rows]], boxes[match[rows]], keys[-1], tubelets.key_stamps[-1])
         order = np.argsort(kept)  # ids follow the order in which the detector gave the tubelets
@@ -185,10 +185,10 @@ class TubeLinker:
         long_enough = tubes.newest - tubes.first + 1 >= min(self.min_frames, self._stream_frames)
         return long_enough & (tubes.score >= self.min_score)
 
-    def _match(self, labels: Ints, scores: np.ndarray, boxes: np.ndarray) -> Ints:
+    def _match(self, labels: Ints, boxes: np.ndarray) -> Ints:
         """For each tube the index of the tubelet it takes, or -1.
 
-        labels (N,), scores (N,), boxes (N, W, 4): the tubelets, by class, then by falling score.
+        labels (N,), boxes (N, W, 4): the tubelets, by class, then by falling score.
         """
         tubes = self._tubes
         match = np.full(len(tubes), -1)
@@ -256,7 +256,8 @@ def link(tubelets: Iterable[Tubelets], **parameters) -> list[Tube]:
 class _Tubes:
     """Tubes that may still grow, one a row, by rising id.
 
-    The window, W, is the key frames of the newest answer: no later tubelet can lie on older ones.
+    The window, W, is the distinct key frames of the newest answer. What lies before it is settled: the next
+    answer has the same key frames less the oldest, and new ones.
     """
 
     id: Ints

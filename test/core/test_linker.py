@@ -578,3 +578,35 @@ def test_equal_to_the_rules_one_box_at_a_time(seed):
                     np.testing.assert_array_equal(box, frame.boxes[frame.tubes == tube.id][0])
     ended = slow.finish()
     compare_ended(live.finish().tubes, whole.finish().tubes, ended)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_causal_mode_publishes_every_frame_once_and_changes_no_tube(seed):
+    rng = np.random.default_rng(seed)
+    answers = random_stream(seed)
+    waiting, causal = TubeLinker(), TubeLinker(causal=True)
+    published, carried, due = [], set(), []
+    for now, following in zip(answers, [*answers[1:], None], strict=True):
+        # Some frames are announced, a slow answer being overtaken by frames that it does not settle yet.
+        due += [n for n in now.frame_numbers.tolist() if n not in due]
+        if following is not None and following.stream == now.stream:
+            due += following.frame_numbers[: rng.integers(0, 3)].tolist()
+        for number in due:
+            if number not in carried and number > max(published, default=0) and rng.random() < 0.7:
+                (frame,) = causal.update(announcement(number, stream=now.stream)).frames
+                assert frame.extrapolated
+                published.append(frame.number)
+                carried.add(number)
+        expected, step = waiting.update(now), causal.update(now)
+        published += [frame.number for frame in step.frames]
+        settled = [frame for frame in expected.frames if frame.number not in carried]
+        for frame, same in zip(step.frames, settled, strict=True):
+            assert frame.number == same.number
+            np.testing.assert_array_equal(frame.tubes, same.tubes)
+            np.testing.assert_array_equal(frame.boxes, same.boxes)
+        grown = [tube for tube in expected.tubes if not tube.ended]
+        for tube, same in zip([tube for tube in step.tubes if not tube.ended], grown, strict=True):
+            assert tube.id == same.id
+            np.testing.assert_array_equal(tube.boxes, same.boxes)
+    assert sorted(published) == sorted(n for a in answers for n in a.frame_numbers.tolist())
+    assert summary(causal.finish().tubes) == summary(waiting.finish().tubes)
