@@ -9,7 +9,7 @@ from amma_core.decoding import decode
 from amma_core.detector import ActionDetector, FeatureCache, infer
 from amma_core.errors import AmmaError
 from amma_core.network import Amma
-from amma_core.runtime.torch_runtime import TorchRuntime
+from amma_core.runtime.torch_runtime import TorchRuntime, fold_batch_norm
 
 STEP = 33_000_000  # nanoseconds between frames
 BACKBONES = ["resnet18", "mobilenet_v2", "shufflenet_v2"]
@@ -93,6 +93,24 @@ def test_streamed_maps_equal_recomputed_maps_to_1e_4(runtimes, backbone):
     recomputed, _ = from_scratch(runtime, images, cache.keys[:, 0].tolist())
     for one, other in zip(streamed, recomputed, strict=True):
         np.testing.assert_allclose(one, other.numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_folded_batch_normalisation_changes_nothing(backbone):
+    torch.manual_seed(1)
+    network = Amma(NetworkConfig(num_classes=3, backbone=backbone, clips=2, input_size=64)).eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.2, 0.2)
+            nn.init.uniform_(module.running_var, 0.5, 2.0)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+    folded = fold_batch_norm(network)
+    left = [module for module in folded.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert len(left) == 1, "the deformable convolution's alone"
+    clips = torch.randint(0, 256, (1, 2, 4, 3, 64, 64), dtype=torch.uint8)
+    with torch.no_grad():
+        for one, other in zip(network(clips), folded(clips), strict=True):
+            torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
 def test_one_encoder_pass_per_clip(runtimes):
