@@ -70,6 +70,11 @@ class ActionDetector:
         """Frames of the whole run, skipped ones too; also the number of the newest frame."""
         return self._assembler.number
 
+    @property
+    def stream(self) -> int:
+        """The stream that the newest frame belongs to, or the next one will: ``Tubelets.stream`` of its answer."""
+        return self._assembler.stream
+
     def update(self, image: NDArray[np.uint8], stamp: int) -> list[Tubelets]:
         """Take the next frame: (H, W, 3) BGR uint8, with its stamp in nanoseconds.
 

@@ -171,12 +171,13 @@ def tubelets_to_message(
 
 
 def message_to_tubelets(message: TubeletArray) -> Tubelets:
-    """The tubelets of a message that has key frames; raises AmmaError if its lists do not fit together."""
+    """Raises AmmaError if the message's lists do not fit together."""
     keys, found = len(message.key_numbers), message.tubelets
     whole = (
-        0 < keys == len(message.key_stamps)
-        and 0 < len(message.frame_numbers) == len(message.frame_stamps)
+        keys == len(message.key_stamps)
+        and len(message.frame_numbers) == len(message.frame_stamps)
         and all(len(tubelet.boxes) == 4 * keys for tubelet in found)
+        and (keys or not found)
     )
     if not whole:
         raise AmmaError(
@@ -193,21 +194,14 @@ def message_to_tubelets(message: TubeletArray) -> Tubelets:
         frame_stamps=_nanoseconds(message.frame_stamps),
         labels=np.array([tubelet.class_id for tubelet in found], np.int64),
         scores=np.array([tubelet.score for tubelet in found], np.float32),
-        boxes=np.array(boxes, np.float32).reshape(-1, keys, 4),
+        boxes=np.array(boxes, np.float32).reshape(len(found), keys, 4),
         stream=message.stream,
     )
 
 
-def announcement(number: int, header: Header, stream: int, image_size: tuple[int, int]) -> TubeletArray:
+def announcement(number: int, header: Header, stream: int) -> TubeletArray:
     """Says that a camera frame has arrived, before anything is known of it."""
-    return TubeletArray(
-        header=header,
-        stream=stream,
-        image_width=image_size[0],
-        image_height=image_size[1],
-        frame_numbers=[number],
-        frame_stamps=[header.stamp],
-    )
+    return TubeletArray(header=header, stream=stream, frame_numbers=[number], frame_stamps=[header.stamp])
 
 
 def detections_to_message(
@@ -234,6 +228,22 @@ def detections_to_message(
         detection.bbox.size_x, detection.bbox.size_y = size
         message.detections.append(detection)
     return message
+
+
+def detections_from_message(
+    message: Detection2DArray, min_score: float = 0.0
+) -> tuple[Floats, list[str], Floats, list[int]]:
+    """Boxes (D, 4), labels, scores (D,) and tube ids of the detections that score enough."""
+    kept = [d for d in message.detections if d.results and d.results[0].hypothesis.score >= min_score]
+    centers = np.array([(d.bbox.center.position.x, d.bbox.center.position.y) for d in kept], np.float32)
+    halves = np.array([(d.bbox.size_x, d.bbox.size_y) for d in kept], np.float32) / 2
+    centers, halves = centers.reshape(-1, 2), halves.reshape(-1, 2)
+    return (
+        np.hstack([centers - halves, centers + halves]),
+        [d.results[0].hypothesis.class_id for d in kept],
+        np.array([d.results[0].hypothesis.score for d in kept], np.float32),
+        [int(d.id) for d in kept],
+    )
 
 
 def tubes_to_message(

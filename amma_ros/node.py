@@ -1,0 +1,290 @@
+"""What the nodes have in common: parameters by the table, quality of service, lifecycle, start and end."""
+
+import os
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import rclpy
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.node import Node
+from rclpy.parameter import Parameter as RosParameter
+from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
+from rclpy.task import Future
+
+from amma_core.errors import AmmaError
+from amma_ros import parameters
+from amma_ros.parameters import ALWAYS, INACTIVE, NEVER, Parameter, Value
+
+LATCHED = QoSProfile(
+    depth=1, reliability=QoSReliabilityPolicy.RELIABLE, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL
+)
+"""For topics whose newest message holds until the next one."""
+
+
+class Settings:
+    """A node's parameters: declared, checked and refused as the table says.
+
+    `check` is called with the new values before a change and refuses it with an AmmaError; `apply` is called
+    after it. Raises AmmaError where the parameters given at start are not what the table wants.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        table: Sequence[Parameter],
+        *,
+        active: Callable[[], bool] = lambda: False,
+        check: Callable[[dict[str, Value]], None] = lambda values: None,
+        apply: Callable[[dict[str, Value]], None] = lambda values: None,
+    ):
+        self._node = node
+        self._table = {parameter.name: parameter for parameter in table}
+        self._active, self._check, self._apply = active, check, apply
+        # rclpy has no other way to ask what was given on the command line and in files.
+        overrides = node._parameter_overrides
+        fault = parameters.unknown([name for name in overrides if not _is_of_rclpy(name)])
+        if fault:
+            raise AmmaError(f"{node.get_name()}: {fault}")
+        for parameter in table:
+            if parameter.name in overrides:
+                overrides[parameter.name] = self._fit(overrides[parameter.name])
+            self._declare(parameter)
+        node.add_pre_set_parameters_callback(lambda new: [self._fit(parameter) for parameter in new])
+        node.add_on_set_parameters_callback(self._judge)
+        node.add_post_set_parameters_callback(lambda new: self._apply({p.name: p.value for p in new}))
+
+    def __getitem__(self, name: str) -> Value:
+        return self._node.get_parameter(name).value
+
+    def fixed_while_active(self) -> dict[str, Value]:
+        return {name: self[name] for name, p in self._table.items() if p.change == INACTIVE}
+
+    def qos(self, topic: str) -> QoSProfile:
+        """The profile of a topic by its parameters ``qos.<topic>.*``; reliable where they do not say."""
+        policies = {}
+        for name, policy in (("reliability", QoSReliabilityPolicy), ("durability", QoSDurabilityPolicy)):
+            if f"qos.{topic}.{name}" in self._table:
+                policies[name] = policy[self[f"qos.{topic}.{name}"].upper()]
+        return QoSProfile(depth=self[f"qos.{topic}.depth"], **policies)
+
+    def _declare(self, parameter: Parameter) -> None:
+        descriptor = ParameterDescriptor(
+            description=parameter.description,
+            additional_constraints=parameter.limits if parameter.choices else "",
+            read_only=parameter.change == NEVER,
+        )
+        if parameter.type == "integer" and parameter.low is not None:
+            descriptor.integer_range = [IntegerRange(from_value=parameter.low, to_value=parameter.high)]
+        if parameter.type == "double" and parameter.low is not None:
+            descriptor.floating_point_range = [
+                FloatingPointRange(from_value=parameter.low, to_value=parameter.high)
+            ]
+        where = self._node.get_name()
+        try:
+            value = self._node.declare_parameter(parameter.name, parameter.default, descriptor).value
+        except InvalidParameterTypeException:
+            given = self._node._parameter_overrides[parameter.name].value
+            raise AmmaError(
+                f"{where}: {parameter.name} is {given!r}, but must be a {parameter.type}"
+            ) from None
+        except InvalidParameterValueException:
+            given = self._node._parameter_overrides[parameter.name].value
+            raise AmmaError(f"{where}: {parameter.fault(given)}") from None
+        fault = parameter.fault(value)
+        if fault:
+            raise AmmaError(f"{where}: {fault}")
+
+    def _fit(self, given: RosParameter) -> RosParameter:
+        """Forgive what people write: 1 for 1.0, and [] for an empty list of any type."""
+        declared = self._table.get(given.name)
+        if declared is None:
+            return given
+        if declared.type == "double" and given.type_ == RosParameter.Type.INTEGER:
+            return RosParameter(given.name, RosParameter.Type.DOUBLE, float(given.value))
+        if declared.type == "string_array" and given.value is not None and len(given.value) == 0:
+            return RosParameter(given.name, RosParameter.Type.STRING_ARRAY, [])
+        return given
+
+    def _judge(self, new: list[RosParameter]) -> SetParametersResult:
+        values = {parameter.name: parameter.value for parameter in new}
+        try:
+            for name, value in values.items():
+                if name not in self._table:
+                    continue
+                parameter = self._table[name]
+                fault = parameter.fault(value)
+                if fault:
+                    raise AmmaError(fault)
+                if parameter.change != ALWAYS and self._active():
+                    path = self._node.get_fully_qualified_name()
+                    raise AmmaError(
+                        f"{name} may change {parameter.change} only; "
+                        f"first run `ros2 lifecycle set {path} deactivate`"
+                    )
+            self._check(values)
+        except AmmaError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        return SetParametersResult(successful=True)
+
+
+def _is_of_rclpy(name: str) -> bool:
+    return name in ("use_sim_time", "start_type_description_service") or name.startswith("qos_overrides.")
+
+
+class ManagedNode(LifecycleNode):
+    """A node with a lifecycle. A child says what to do in `open`, `start`, `stop` and `close`.
+
+    An AmmaError in one of the first two leaves the node where it was, and is logged as one sentence; with
+    the parameter ``autostart`` it comes out of the constructor.
+    """
+
+    def __init__(self, name: str, table: Sequence[Parameter], **options):
+        super().__init__(name, **options)
+        self.active = False
+        self._failure: AmmaError | None = None
+        self._opened_with: dict[str, Value] = {}
+        self.settings = Settings(self, table, active=lambda: self.active, check=self.check, apply=self.apply)
+        self.prepare()
+        if self.settings["autostart"]:
+            self.trigger_configure()
+            if self._failure is None:
+                self.trigger_activate()
+            if self._failure is not None:
+                raise self._failure
+
+    def prepare(self) -> None:
+        """Called once, when the parameters are there."""
+
+    def open(self) -> None:
+        """Configure: load what takes long, offer topics."""
+
+    def start(self) -> None:
+        """Activate: subscribe."""
+
+    def stop(self) -> None:
+        """Deactivate: unsubscribe. Called also when nothing was started."""
+
+    def close(self) -> None:
+        """Clean up: give back all that `open` took. Called also when nothing was opened."""
+
+    def check(self, values: dict[str, Value]) -> None:
+        """Refuse a change of parameters with an AmmaError."""
+
+    def apply(self, values: dict[str, Value]) -> None:
+        """Take over changed parameters."""
+
+    def destroy_node(self) -> None:
+        self._stop()
+        self.close()
+        super().destroy_node()
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._attempt(self._open, undo=self.close)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._attempt(self._start, undo=self._stop)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._attempt(self._stop)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._attempt(self.close)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._attempt(lambda: (self._stop(), self.close()))
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._attempt(lambda: (self._stop(), self.close()))
+
+    def _open(self) -> None:
+        self._opened_with = self.settings.fixed_while_active()
+        self.open()
+
+    def _start(self) -> None:
+        if self._opened_with != self.settings.fixed_while_active():
+            self.close()
+            self._open()
+        self.start()
+        self.active = True
+
+    def _stop(self) -> None:
+        self.active = False
+        self.stop()
+
+    def _attempt(
+        self, action: Callable[[], object], undo: Callable[[], None] = lambda: None
+    ) -> TransitionCallbackReturn:
+        self._failure = None
+        try:
+            action()
+            return TransitionCallbackReturn.SUCCESS
+        except AmmaError as error:
+            self._failure = error
+            if not self.settings["autostart"]:
+                self.get_logger().error(str(error))
+            undo()
+            return TransitionCallbackReturn.FAILURE
+        except Exception:
+            # rclpy would take the error and say nothing
+            self.get_logger().error(traceback.format_exc())
+            return TransitionCallbackReturn.ERROR
+
+
+def run(make_node: Callable[[], Node], arguments: list[str] | None = None) -> int:
+    """A node's whole life as a process; returns the exit status. A mistake of the user's is one sentence.
+
+    A node that ends by itself has a future ``done``.
+    """
+    use_transports_for_images()
+    try:
+        rclpy.init(args=arguments)
+    except Exception as error:
+        print(f"amma_ros: {_sentence(error)}")
+        return 2
+    node = None
+    executor = SingleThreadedExecutor()
+    try:
+        node = make_node()
+        executor.add_node(node)
+        done = getattr(node, "done", None) or Future()
+        executor.spin_until_future_complete(done)
+        if done.done():
+            done.result()
+    except AmmaError as error:
+        rclpy.logging.get_logger("amma_ros").fatal(str(error))
+        return 2
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        if node is not None:
+            node.destroy_node()
+        executor.shutdown()
+        rclpy.try_shutdown()
+    return 0
+
+
+def _sentence(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def use_transports_for_images() -> None:
+    """Have Fast DDS carry large images between processes of one machine, unless the user has set it up.
+
+    Its own shared memory segment is smaller than one HD image, and most of them get lost. To be called
+    before ``rclpy.init``.
+    """
+    told = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE", "FASTDDS_BUILTIN_TRANSPORTS")
+    profile = shared("config/fastdds.xml")
+    if profile is not None and not any(name in os.environ for name in told):
+        os.environ["FASTRTPS_DEFAULT_PROFILES_FILE"] = str(profile)
+
+
+def shared(path: str) -> Path | None:
+    """A file of this package, in the source tree or installed under ``share/amma_ros``; None if not there."""
+    prefixes = filter(None, os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep))
+    places = [Path(__file__).parents[1], *(Path(prefix) / "share" / "amma_ros" for prefix in prefixes)]
+    return next((place / path for place in places if (place / path).is_file()), None)
