@@ -382,7 +382,7 @@ class _History:
         before = np.searchsorted(place, tube * span + numbers, side="right") - 1
         after = np.minimum(before + 1, len(keys) - 1)
         gap = np.maximum(keys[after] - keys[before], 1)
-        weight = np.where(numbers == keys[before], 0, (numbers - keys[before]) / gap)[:, None]
+        weight = ((numbers - keys[before]) / gap)[:, None]  # 0 at a tube's last key, whatever comes after
         dense = (boxes[before] * (1 - weight) + boxes[after] * weight).astype(np.float32)
         numbers, stamps, dense = (np.split(column, ends)[:-1] for column in (numbers, stamps, dense))
         return list(zip(numbers, stamps, dense, strict=True))

@@ -109,6 +109,16 @@ def test_equal_peaks_come_by_class_then_row_by_row():
     assert boxes[:, -1, 0].tolist() == [8, 28, 2]
 
 
+def test_many_equal_peaks_are_in_order_too():
+    heat, movement, size = maps(classes=1)
+    heat[0, ::2, ::2] = np.random.default_rng(0).integers(1, 4, (18, 18)) / 4
+    boxes = decode(heat, movement, size, (3600, 3600), top=324)[2]
+    y, x = 2 * np.indices((18, 18)).reshape(2, -1)
+    order = sorted(range(324), key=lambda i: -heat[0, y[i], x[i]])
+    assert boxes[:, -1, 0].tolist() == np.maximum(100 * (x[order] - 2), 0).tolist()
+    assert boxes[:, -1, 1].tolist() == np.maximum(100 * (y[order] - 1), 0).tolist()
+
+
 def test_a_flat_map_gives_no_more_than_top():
     heat, movement, size = maps()
     heat[:] = 0.5

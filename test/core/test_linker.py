@@ -366,6 +366,14 @@ def test_nothing_is_carried_on_into_another_stream():
     assert list(xs(linker.update(answer([10, 13], after=9, stream=1)))) == [11, 12, 13]
 
 
+def test_another_recording_owes_nothing_to_the_one_before():
+    linker = TubeLinker(causal=True)
+    linker.update(answer([4, 8], (WALK, 0.8, [0, 4])))
+    linker.extrapolate(9, 9 * NS)
+    linker.finish()
+    assert list(xs(linker.update(answer([4, 10], after=0)))) == list(range(1, 11))
+
+
 def test_only_tubes_that_the_newest_key_frame_confirmed_are_carried_on():
     linker = TubeLinker(causal=True)
     linker.update(answer([4, 8, 12], (WALK, 0.8, [0, 0, 0]), (WALK, 0.7, [50, 50, 50])))
@@ -447,6 +455,15 @@ def test_a_live_stream_takes_no_more_and_more_memory():
         linker.update(answer(keys, (WALK, 0.9, [0, 0]), (WALK, 0.5, [50 + 40 * step, 50 + 40 * step])))
         sizes.append(len(pickle.dumps(linker)))
     assert max(sizes[200:]) <= max(sizes[:200]) + 32
+
+
+def test_streams_that_are_cut_before_their_first_key_frame_leave_nothing():
+    linker = TubeLinker(causal=True)
+    sizes = []
+    for number in range(1, 400):
+        assert xs(linker.update(announcement(number, stream=number))) == {number: {}}
+        sizes.append(len(pickle.dumps(linker)))
+    assert max(sizes) <= sizes[0] + 32
 
 
 def test_history_is_forgotten_with_the_tubes():
