@@ -1,13 +1,11 @@
 """Detector and linker in a row: frames in, action tubes and per-frame detections out."""
 
-from dataclasses import replace
-
 import numpy as np
 from numpy.typing import NDArray
 
 from amma_core.detector import ActionDetector
 from amma_core.linker import TubeLinker
-from amma_core.types import LinkStep, Tubelets
+from amma_core.types import LinkStep, Tubelets, announcement
 
 
 class ActionPipeline:
@@ -34,7 +32,7 @@ class ActionPipeline:
         number = self.detector.frames_seen
         answered = bool(step.frames) and step.frames[-1].number == number
         if self.linker.causal and not answered:
-            step.frames.append(self.linker.extrapolate(number, stamp))
+            step = _join(step, self.linker.update(announcement(number, stamp, self.detector.stream)))
         return step
 
     def flush(self) -> LinkStep:
@@ -51,4 +49,4 @@ class ActionPipeline:
 
 
 def _join(first: LinkStep, second: LinkStep) -> LinkStep:
-    return replace(first, frames=first.frames + second.frames, tubes=first.tubes + second.tubes)
+    return LinkStep(first.frames + second.frames, first.tubes + second.tubes)

@@ -54,6 +54,21 @@ class Tubelets:
         return len(self.scores)
 
 
+def announcement(number: int, stamp: int, stream: int) -> Tubelets:
+    """Says that a frame has come, before anything is known of it: no key frames, no tubelets."""
+    return Tubelets(
+        image_size=(0, 0),
+        key_numbers=_no_ints(),
+        key_stamps=_no_ints(),
+        frame_numbers=np.array([number]),
+        frame_stamps=np.array([stamp]),
+        labels=_no_ints(),
+        scores=np.zeros(0, np.float32),
+        boxes=np.zeros((0, 0, 4), np.float32),
+        stream=stream,
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class FrameDetections:
     """What is known of one camera frame: D detections, each part of an action tube."""

@@ -54,6 +54,18 @@ def test_causal_mode_answers_every_frame_at_once(runtime):
     assert set(steps[4].frames[0].tubes) <= set(steps[3].frames[0].tubes)
 
 
+def test_causal_mode_carries_nothing_over_a_cut(runtime):
+    linker = TubeLinker(min_score=0.0, causal=True)
+    pipeline = ActionPipeline(ActionDetector(runtime), linker)
+    image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    before = [pipeline.update(image, i * STEP) for i in range(6)]
+    assert len(before[-1].frames[0]) > 0
+    cut = pipeline.update(image, 10**12)
+    assert [frame.number for frame in cut.frames] == [7]
+    assert len(cut.frames[0]) == 0
+    assert {tube.id for tube in cut.tubes if tube.ended} >= set(before[-1].frames[0].tubes)
+
+
 def test_a_tube_keeps_its_id_and_class(runtime):
     frames = [frame for step in run(runtime, 40) for frame in step.frames]
     classes = {}
