@@ -41,18 +41,24 @@ def curve_of(outcomes: NDArray[np.int64], positives: int) -> Curve:
     if not positives:
         nothing = dict.fromkeys((*ERRORS, MISSED), math.nan)
         return Curve(0, np.ones(1), np.zeros(1), math.nan, nothing)
-    counts = np.zeros((len(outcomes) + 1, 1 + len(ERRORS)))
-    counts[0, 0] = 1  # before the first detection, precision is 1 ...
-    counts[np.arange(1, len(counts)), outcomes] = 1
-    counts[1:] = np.cumsum(counts[1:], axis=0)
-    recall = counts[:, 0] / positives
-    recall[0] = 0  # ... and recall is 0
-    shares = counts / np.maximum(np.arange(len(counts)), 1)[:, None]
-    areas = 50 * np.diff(recall) @ (shares[1:] + shares[:-1])
-    errors = dict(zip(ERRORS, areas[1:].tolist(), strict=True))
-    return Curve(
-        positives, shares[:, 0], recall, float(areas[0]), errors | {MISSED: float(100 - 100 * recall[-1])}
-    )
+    right = outcomes == 0
+    found = np.cumsum(right)
+    seen = np.arange(1, len(outcomes) + 1)
+    precision, recall = np.append(1, found / seen), np.append(0, found / positives)
+
+    # Recall rises at the matches only, so the shares are needed just there and one detection before.
+    at = np.flatnonzero(right)
+    errors = {}
+    for kind, name in enumerate(ERRORS, 1):
+        count = np.searchsorted(np.flatnonzero(outcomes == kind), at)
+        errors[name] = _percent(count / np.maximum(at, 1), count / (at + 1), positives)
+    ap = _percent(precision[at], precision[at + 1], positives)
+    return Curve(positives, precision, recall, ap, errors | {MISSED: 100 - 100 * float(recall[-1])})
+
+
+def _percent(before: NDArray, after: NDArray, positives: int) -> float:
+    """The trapezoids between each match and the detection before it; each is 1 / positives wide."""
+    return float(50 * (before + after).sum() / positives)
 
 
 def mean_over_classes(values: list[float]) -> float:

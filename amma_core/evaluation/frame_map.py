@@ -1,5 +1,7 @@
 """Frame-mAP and its error analysis: are the boxes of single frames right?"""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,23 +14,30 @@ MODES = ("untrimmed", "trimmed")
 LOCATION, CLASS, TIME, OTHER = range(1, 1 + len(ERRORS))
 
 
+# Detections are compared with the truth in portions of this size, to bound the memory.
+_PORTION = 500_000
+
+
 def frame_map(
     detections: NDArray, truth: NDArray, classes: int, threshold: float = 0.5, mode: str = "untrimmed"
 ) -> float:
     """Frame-mAP in percent: the mean of :func:`frame_curves` over the classes that have ground truth."""
-    return mean_over_classes(
-        [curve.ap for curve in frame_curves(detections, truth, classes, threshold, mode)]
-    )
+    (curves,) = frame_curves(detections, truth, classes, [threshold], mode)
+    return mean_over_classes([curve.ap for curve in curves])
 
 
 def frame_curves(
-    detections: NDArray, truth: NDArray, classes: int, threshold: float = 0.5, mode: str = "untrimmed"
-) -> list[Curve]:
-    """Average precision and errors of every class.
+    detections: NDArray,
+    truth: NDArray,
+    classes: int,
+    thresholds: Sequence[float] = (0.5,),
+    mode: str = "untrimmed",
+) -> list[list[Curve]]:
+    """Average precision and errors of every class, per threshold of the IoU.
 
     Detections are taken by score (equal scores: by video, frame, then row). Of the true boxes of its
     class and frame that no better detection has taken, each looks at the one that it overlaps most. If
-    their IoU reaches ``threshold``, it is right and takes that box. If not, it is an error of
+    their IoU reaches the threshold, it is right and takes that box. If not, it is an error of
 
     - location, if its frame has a box of its class at all (so a second box on a taken one, too);
     - class, otherwise, if it overlaps a box of another class enough;
@@ -39,7 +48,7 @@ def frame_curves(
         detections: (N, 8) rows of video, frame, label, score, x1, y1, x2, y2.
         truth: (M, 8) likewise, the score unused (:meth:`~amma_core.evaluation.tubes.Tubes.frames`).
         classes: number of classes.
-        threshold: smallest IoU of a match.
+        thresholds: smallest IoUs of a match.
         mode: ``untrimmed`` counts every detection. ``trimmed`` leaves out those on frames without
             a box of their class in videos that have that class elsewhere.
     """
@@ -47,44 +56,55 @@ def frame_curves(
         raise AmmaError(f"mode {mode!r} is unknown: choose one of {', '.join(MODES)}")
     detections, truth = np.asarray(detections), np.asarray(truth, np.float64)
     truth = truth[np.lexsort((truth[:, 1], truth[:, 0]))]
-    curves = []
-    for label in range(classes):
-        own = truth[:, 2] == label
-        of_class = detections[detections[:, 2] == label].astype(np.float64)
-        ranked = of_class[np.lexsort((of_class[:, 1], of_class[:, 0], -of_class[:, 3]))]
-        outcomes = _outcomes(ranked, truth[own], truth[~own], threshold)
-        if mode == "trimmed":
-            elsewhere = np.isin(ranked[:, 0], truth[own, 0]) & ~np.isin(_keys(ranked), _keys(truth[own]))
-            outcomes = outcomes[~elsewhere]
-        curves.append(curve_of(outcomes, int(own.sum())))
-    return curves
+    keys, true_keys = _keys(detections), _keys(truth)
+    video, label = (detections[:, column].astype(np.int64) for column in (0, 2))
+    true_video, true_label = (truth[:, column].astype(np.int64) for column in (0, 2))
 
+    in_videos = np.zeros((max(video.max(initial=0), true_video.max(initial=0)) + 1, classes), bool)
+    in_videos[true_video, true_label] = True
+    in_video = in_videos[video, label]  # does its video have its class?
+    starts, stops = np.searchsorted(true_keys, keys, "left"), np.searchsorted(true_keys, keys, "right")
+    in_frame = np.zeros(len(detections), bool)  # does its frame?
+    # Pairs of a detection and a true box that overlap enough for one threshold at least.
+    own, foreign = [], []
+    for portion in np.array_split(np.flatnonzero(starts < stops), len(detections) // _PORTION + 1):
+        which, true = expand(starts[portion], stops[portion])
+        one = portion[which]
+        same = label[one] == true_label[true]
+        in_frame[one[same]] = True
+        overlap = iou(detections[one, 4:].astype(np.float64), truth[true, 4:], inclusive=True)
+        enough = overlap >= min(thresholds)
+        for pairs, kind in ((own, enough & same), (foreign, enough & ~same)):
+            pairs.append((one[kind], true[kind], overlap[kind]))
+    own, foreign = ([np.concatenate(part) for part in zip(*pairs, strict=True)] for pairs in (own, foreign))
 
-def _outcomes(ranked: NDArray, own: NDArray, others: NDArray, threshold: float) -> NDArray[np.int64]:
-    """What each detection of one class is: 0 right, else the kind of its error."""
-    outcomes = np.full(len(ranked), OTHER)
-    outcomes[np.isin(ranked[:, 0], own[:, 0])] = TIME
+    # Detections class by class, the best first; pairs in the order in which they are chosen.
+    order = np.lexsort((keys, -detections[:, 3], label.astype(np.int16)))
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    one, true, overlap = own
+    group = true_keys[true] * classes + true_label[true]
+    chosen = np.lexsort((true, -overlap, rank[one], group))
+    one, true, overlap, group = one[chosen], true[chosen], overlap[chosen], group[chosen]
+    ends = np.searchsorted(label[order], np.arange(classes + 1))
+    positives = np.bincount(true_label, minlength=classes)
+    counted = in_frame | ~in_video if mode == "trimmed" else np.ones(len(detections), bool)
 
-    detection, truth = _same_frame(ranked, others)
-    outcomes[detection] = OTHER
-    outcomes[detection[iou(ranked[detection, 4:], others[truth, 4:], inclusive=True) >= threshold]] = CLASS
+    def at(threshold: float) -> list[Curve]:
+        outcomes = np.where(in_video & (starts == stops), TIME, OTHER)
+        outcomes[foreign[0][foreign[2] >= threshold]] = CLASS
+        outcomes[in_frame] = LOCATION
+        enough = np.flatnonzero(overlap >= threshold)
+        made = enough[match(one[enough], true[enough], group[enough])]
+        outcomes[one[made]] = 0
+        return [
+            curve_of(outcomes[rows][counted[rows]], int(positives[i]))
+            for i, rows in enumerate(np.split(order, ends[1:-1]))
+        ]
 
-    detection, truth = _same_frame(ranked, own)
-    outcomes[detection] = LOCATION
-    overlap = iou(ranked[detection, 4:], own[truth, 4:], inclusive=True)
-    enough = overlap >= threshold
-    detection, truth = detection[enough], truth[enough]
-    right, _ = match((detection, truth), _keys(own)[truth], overlap[enough])
-    outcomes[right] = 0
-    return outcomes
+    return [at(threshold) for threshold in thresholds]
 
 
 def _keys(rows: NDArray) -> NDArray[np.int64]:
-    """One number per video and frame."""
+    """One number per video and frame, in their order."""
     return rows[:, 0].astype(np.int64) << 32 | rows[:, 1].astype(np.int64)
-
-
-def _same_frame(detections: NDArray, truth: NDArray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """All pairs of a detection and a true box of its frame; truth is sorted by video and frame."""
-    keys, true_keys = _keys(detections), _keys(truth)
-    return expand(np.searchsorted(true_keys, keys, "left"), np.searchsorted(true_keys, keys, "right"))

@@ -27,30 +27,28 @@ def followers(rows: Ints, first: NDArray[np.bool_]) -> tuple[Ints, Ints]:
     return leaders[~first], rows[~first]
 
 
-def match(pairs: tuple[Ints, Ints], groups: Ints, overlaps: NDArray) -> tuple[Ints, Ints]:
-    """Greedy one-to-one matching within every group.
+def match(ones: NDArray, others: NDArray, groups: NDArray) -> NDArray[np.int64]:
+    """Greedy one-to-one matching within every group, all groups at once.
 
-    Detections choose in the order of their number; each takes, of the truths not yet taken, the one
-    with the largest overlap (of equal ones, the first).
+    Each row is a pair that may match. Rows of a group stand together, those of one detection stand
+    together within it in the order in which detections choose, its favourite first. Each detection
+    takes the first of its pairs whose other side is not taken.
 
     Args:
-        pairs: (P,) detection numbers and (P,) truth numbers of all pairs that may match.
-        groups: (P,) group of each pair; detections and truths of different groups never pair.
-        overlaps: (P,)
+        ones: (P,) who chooses. Nobody is in two groups.
+        others: (P,) what is chosen, likewise.
+        groups: (P,)
 
     Returns:
-        The matched detections and, in parallel, their truths, in no particular order.
+        The rows of the pairs that were made, in no particular order.
     """
-    detections, truths = pairs
-    live = np.lexsort((truths, -overlaps, detections, groups))
-    taken = np.zeros(truths.max(initial=-1) + 1, bool)
-    matched = []
+    live = np.arange(len(ones))
+    taken = np.zeros(others.max(initial=-1) + 1, bool)
+    made = [live[:0]]
     while len(live):
-        # Every pair left is good enough, so the first detection of each group gets its best truth.
         first = first_of(groups[live])
-        matched.append(live[first])
-        taken[truths[live[first]]] = True
+        made.append(live[first])
+        taken[others[live[first]]] = True
         leaders, live = followers(live, first)
-        live = live[~taken[truths[live]] & (detections[live] != detections[leaders])]
-    matched = np.concatenate([np.zeros(0, np.int64), *matched])
-    return detections[matched], truths[matched]
+        live = live[~taken[others[live]] & (ones[live] != ones[leaders])]
+    return np.concatenate(made)

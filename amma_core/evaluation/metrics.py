@@ -37,7 +37,8 @@ def evaluate(
         class has no ground truth. All of it can be written as JSON.
     """
     classes = len(labels)
-    curves = {at: frame_curves(frames, truth.frames(), classes, at, mode) for at in FRAME_THRESHOLDS}
+    curves = frame_curves(frames, truth.frames(), classes, FRAME_THRESHOLDS, mode)
+    curves = dict(zip(FRAME_THRESHOLDS, curves, strict=True))
     aps = {f"frame_AP@{at}": [curve.ap for curve in found] for at, found in curves.items()}
     aps |= _video_aps(tubes, truth, classes)
     errors = [curve.errors for curve in curves[0.5]]

@@ -30,16 +30,18 @@ def video_curves(
     by_key = np.argsort(keys, kind="stable")
     wanted = tubes.videos * classes + tubes.labels
     starts, stops = (np.searchsorted(keys[by_key], wanted, side) for side in ("left", "right"))
-    detection, found = expand(starts, stops)
+    one, found = expand(starts, stops)
     true = by_key[found]
-    overlap = tube_iou(tubes, truth, detection, true)
+    overlap = tube_iou(tubes, truth, one, true)
+    chosen = np.lexsort((true, -overlap, one, wanted[one]))
+    one, true, overlap = one[chosen], true[chosen], overlap[chosen]
     positives = np.bincount(truth.labels, minlength=classes)
 
     def at(threshold: float) -> list[Curve]:
-        enough = overlap >= threshold
-        right, _ = match((detection[enough], true[enough]), wanted[detection[enough]], overlap[enough])
+        enough = np.flatnonzero(overlap >= threshold)
+        made = enough[match(one[enough], true[enough], wanted[one[enough]])]
         outcomes = np.full(len(tubes), 1 + ERRORS.index("O"))
-        outcomes[right] = 0
+        outcomes[one[made]] = 0
         return [curve_of(outcomes[tubes.labels == label], int(positives[label])) for label in range(classes)]
 
     return [at(threshold) for threshold in thresholds]

@@ -22,8 +22,11 @@ def truth(*entries):
 
 
 def only(detections, true, **options):
-    (curve,) = frame_curves(detections, true, 1, **options)
-    return curve
+    return curves(detections, true, 1, **options)[0]
+
+
+def curves(detections, true, classes, threshold=0.5, mode="untrimmed"):
+    return frame_curves(detections, true, classes, [threshold], mode)[0]
 
 
 def test_one_box_found():
@@ -92,7 +95,7 @@ def test_a_detection_takes_the_best_of_what_is_left():
 def test_kinds_of_error(detection, kind):
     true = truth((0, 1, 0, BOX), (0, 2, 1, FAR), (1, 2, 1, BOX), (0, 1, 1, FAR))
     # The error stands before the only match: its share falls from 1 to 1/2 while recall rises to 1.
-    curve = frame_curves(rows(detection, (0, 1, 0, 0.1, BOX)), true, 2)[0]
+    curve = curves(rows(detection, (0, 1, 0, 0.1, BOX)), true, 2)[0]
     assert curve.errors == {**dict.fromkeys("LCTOM", 0), kind: 75}
     assert curve.ap == 25
 
@@ -114,19 +117,19 @@ def test_trimmed_leaves_out_frames_without_the_class_in_its_videos():
     in_video = (0, 3, 0, 0.9, BOX), (0, 2, 0, 0.8, BOX)  # time and class errors, not counted when trimmed
     elsewhere = (1, 1, 0, 0.7, BOX)  # its video lacks the class: counted in both modes
     detections = rows(*in_video, elsewhere, (0, 1, 0, 0.6, BOX))
-    assert frame_curves(detections, true, 2)[0].precision.tolist() == [1, 0, 0, 0, 0.25]
-    trimmed = frame_curves(detections, true, 2, mode="trimmed")[0]
+    assert curves(detections, true, 2)[0].precision.tolist() == [1, 0, 0, 0, 0.25]
+    trimmed = curves(detections, true, 2, mode="trimmed")[0]
     assert trimmed.precision.tolist() == [1, 0, 0.5]
     assert trimmed.ap + sum(trimmed.errors.values()) == pytest.approx(100)
     with pytest.raises(AmmaError, match="mode 'cut' is unknown: choose one of untrimmed, trimmed"):
-        frame_curves(detections, true, 2, mode="cut")
+        curves(detections, true, 2, mode="cut")
 
 
 def test_a_class_without_truth_is_left_out():
     detections = rows((0, 1, 0, 0.9, BOX), (0, 1, 1, 0.9, BOX))
-    curves = frame_curves(detections, truth((0, 1, 0, BOX)), 3)
-    assert curves[0].ap == 100
-    assert np.isnan([curves[1].ap, curves[2].ap]).all()
+    found = curves(detections, truth((0, 1, 0, BOX)), 3)
+    assert found[0].ap == 100
+    assert np.isnan([found[1].ap, found[2].ap]).all()
     assert frame_map(detections, truth((0, 1, 0, BOX)), 3) == 100
     assert np.isnan(frame_map(detections, truth(), 3))
 
@@ -157,7 +160,7 @@ MODE = st.sampled_from(["untrimmed", "trimmed"])
 
 @given(DETECTIONS, TRUTH, THRESHOLD, MODE)
 def test_agrees_with_the_per_box_loop(detections, true, threshold, mode):
-    for label, curve in enumerate(frame_curves(detections, true, 3, threshold, mode)):
+    for label, curve in enumerate(curves(detections, true, 3, threshold, mode)):
         expected = loop.frame_class(detections, true, label, threshold, mode)
         if expected is None:
             assert np.isnan(curve.ap)
@@ -168,7 +171,7 @@ def test_agrees_with_the_per_box_loop(detections, true, threshold, mode):
 
 @given(DETECTIONS, TRUTH, THRESHOLD, MODE)
 def test_is_a_percentage_and_what_is_lost_is_explained(detections, true, threshold, mode):
-    for curve in frame_curves(detections, true, 3, threshold, mode):
+    for curve in curves(detections, true, 3, threshold, mode):
         if curve.positives:
             assert -1e-9 <= curve.ap <= 100 + 1e-9
             assert all(-1e-9 <= error <= 100 + 1e-9 for error in curve.errors.values())
@@ -181,8 +184,8 @@ def test_order_of_rows_does_not_matter(detections, true, random):
     Likewise true boxes of one frame, of which the first is taken where two overlap equally."""
     _, detections = first_of_each(detections, [0, 1, 2, 3])
     _, true = first_of_each(true, [0, 1, 2])
-    before = frame_curves(detections, true, 3)
-    after = frame_curves(shuffled(detections, random), shuffled(true, random), 3)
+    before = curves(detections, true, 3)
+    after = curves(shuffled(detections, random), shuffled(true, random), 3)
     for a, b in zip(before, after, strict=True):
         np.testing.assert_array_equal(a.precision, b.precision)
         np.testing.assert_array_equal(a.recall, b.recall)
@@ -196,7 +199,7 @@ def test_a_perfect_box_that_finds_something_never_costs(detections, true, index,
     box = true[index % len(true)]
     more = np.vstack([detections, [*box[:3], score, *box[4:]]])
     label = int(box[2])
-    before, after = (frame_curves(found, true, 3, threshold, mode)[label] for found in (detections, more))
+    before, after = (curves(found, true, 3, threshold, mode)[label] for found in (detections, more))
     assert after.recall[-1] >= before.recall[-1]
     if after.recall[-1] > before.recall[-1]:
         assert after.ap >= before.ap - 1e-9
