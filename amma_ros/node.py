@@ -1,6 +1,8 @@
 """What the nodes have in common: parameters by the table, quality of service, lifecycle, start and end."""
 
 import os
+import signal
+import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -243,7 +245,7 @@ def run(make_node: Callable[[], Node], arguments: list[str] | None = None) -> in
     try:
         rclpy.init(args=arguments)
     except Exception as error:
-        print(f"amma_ros: {_sentence(error)}")
+        print(f"amma_ros: {_sentence(error)}", file=sys.stderr)
         return 2
     node = None
     executor = SingleThreadedExecutor()
@@ -260,6 +262,8 @@ def run(make_node: Callable[[], Node], arguments: list[str] | None = None) -> in
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:
+        # `ros2 launch` passes Ctrl-C on to those who have had it already
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         if node is not None:
             node.destroy_node()
         executor.shutdown()

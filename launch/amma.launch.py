@@ -1,0 +1,57 @@
+"""Detector and linker for one camera, and on demand the visualizer.
+
+ros2 launch amma_ros amma.launch.py image:=/camera/image_raw model:=/path/to/model
+"""
+
+import os
+from pathlib import Path
+
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+
+SHARE = Path(__file__).resolve().parents[1]
+PROFILE = "FASTRTPS_DEFAULT_PROFILES_FILE"
+TRANSPORTS = (PROFILE, "FASTDDS_DEFAULT_PROFILES_FILE", "FASTDDS_BUILTIN_TRANSPORTS")
+
+ARGUMENTS = (
+    ("image", "image", "Topic of the camera's images.", None),
+    ("namespace", "", "Namespace of the nodes and of all that they publish.", None),
+    ("model", "", "Name of a shipped model or path of a model's folder; empty: as params_file says.", None),
+    ("device", "", "auto, cpu, cuda or cuda:N; empty: as params_file says.", None),
+    ("params_file", str(SHARE / "config" / "amma.yaml"), "YAML file with the parameters of all nodes.", None),
+    ("use_sim_time", "false", "Take the time from /clock, for bags and simulators.", ["true", "false"]),
+    ("visualise", "false", "Publish annotated_image too, while somebody looks.", ["true", "false"]),
+)
+
+
+def make_nodes(context: LaunchContext) -> list[Node]:
+    value = {name: LaunchConfiguration(name).perform(context) for name, *_ in ARGUMENTS}
+    given = {name: ParameterValue(value[name], value_type=str) for name in ("model", "device") if value[name]}
+    names = ["detector", "linker", *(["visualizer"] if value["visualise"] == "true" else [])]
+    return [
+        Node(
+            package="amma_ros",
+            executable=f"{name}_node",
+            name=name,
+            namespace=value["namespace"],
+            parameters=[value["params_file"], {"use_sim_time": value["use_sim_time"] == "true"} | given],
+            remappings=[("image", value["image"])],
+            output="screen",
+            emulate_tty=True,
+        )
+        for name in names
+    ]
+
+
+def generate_launch_description() -> LaunchDescription:
+    # Large images get lost in the default transport; whoever has chosen one keeps it.
+    chosen = any(name in os.environ for name in TRANSPORTS)
+    profile = [] if chosen else [SetEnvironmentVariable(PROFILE, str(SHARE / "config" / "fastdds.xml"))]
+    arguments = [
+        DeclareLaunchArgument(name, default_value=default, description=description, choices=choices)
+        for name, default, description, choices in ARGUMENTS
+    ]
+    return LaunchDescription([*profile, *arguments, OpaqueFunction(function=make_nodes)])
