@@ -246,12 +246,9 @@ def detections_from_message(
     )
 
 
-def tubes_to_message(
-    tubes: list[Tube], labels: Mapping[int, str], stamp: int, frame_id: str
-) -> ActionTubeArray:
+def tubes_to_message(tubes: list[Tube], labels: Mapping[int, str], header: Header) -> ActionTubeArray:
     return ActionTubeArray(
-        header=Header(stamp=to_stamp(stamp), frame_id=frame_id),
-        tubes=[_tube_to_message(tube, labels, frame_id) for tube in tubes],
+        header=header, tubes=[_tube_to_message(tube, labels, header.frame_id) for tube in tubes]
     )
 
 

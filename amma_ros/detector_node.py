@@ -3,9 +3,12 @@
 Two threads: ROS calls come in on one, which hands images over and never waits; the other looks at them.
 """
 
+import gc
 import sys
 import traceback
+from dataclasses import dataclass
 from threading import Thread
+from typing import Any
 
 from rclpy.clock import Clock, ClockType
 from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
@@ -21,9 +24,17 @@ from amma_ros import conversions, parameters
 from amma_ros.handover import Frame, Handover
 from amma_ros.msg import TubeletArray
 from amma_ros.node import LATCHED, ManagedNode, run
+from amma_ros.srv import LoadModel
 
 SETTLING = 0.2
 """Seconds without an image after which the stream of a publisher that has left is over."""
+
+
+@dataclass(frozen=True)
+class _Model:
+    name: str
+    labels: tuple[str, ...]
+    runtime: Any
 
 
 class DetectorNode(ManagedNode):
@@ -33,39 +44,37 @@ class DetectorNode(ManagedNode):
         super().__init__("detector", parameters.DETECTOR, **options)
 
     def prepare(self) -> None:
-        self._runtime = self._handover = self._subscription = self._ending = None
+        self._model = self._detector = self._handover = self._subscription = self._ending = self._service = (
+            None
+        )
         self._publishers = []
 
     def open(self) -> None:
-        from amma_core.runtime.torch_runtime import TorchRuntime
-
-        model = bundle.load(self.settings["model"])
-        if not model.trained:
-            self.get_logger().warn(f"the model '{model.name}' is untrained: what it finds means nothing")
-        self._runtime = TorchRuntime(model.build(), self.settings["device"], self.settings["precision"])
-        self._labels = model.labels
+        self._model = self._load(self.settings["model"])
         self._tubelets = self.create_publisher(
             TubeletArray,
             "tubelets",
             self.settings.qos("tubelets"),
             event_callbacks=PublisherEventCallbacks(matched=self._on_listeners),
         )
-        label_info = self.create_publisher(LabelInfo, "model_labels", LATCHED)
-        label_info.publish(conversions.label_info(model.labels, 0.0, self.get_clock().now().to_msg()))
-        self._publishers = [self._tubelets, label_info]
+        self._label_info = self.create_publisher(LabelInfo, "model_labels", LATCHED)
+        self._publishers = [self._tubelets, self._label_info]
+        self._publish_labels()
+        self._service = self.create_service(LoadModel, "~/load_model", self._on_load_model)
 
     def close(self) -> None:
         for publisher in self._publishers:
             self.destroy_publisher(publisher)
         self._publishers = []
-        self._runtime = None
+        if self._service is not None:
+            self.destroy_service(self._service)
+            self._service = None
+        self._model = None
+        _free_gpu_memory()
 
     def start(self) -> None:
-        self._detector = ActionDetector(
-            self._runtime, policy=self.settings["policy"], max_gap=self.settings["max_gap"]
-        )
-        self._handover = Handover(self.settings["queue_depth"], self._runtime.config.clip_length)
-        self._kind: tuple | None = None
+        self._begin(self._model)
+        self._handover = Handover(self.settings["queue_depth"], self._model.runtime.config.clip_length)
         self._bad_images = 0
         self.apply({})
         self._thread = Thread(target=self._work, args=(self._handover,), name="inference", daemon=True)
@@ -79,13 +88,46 @@ class DetectorNode(ManagedNode):
         self._unsubscribe()
         self._handover.close()
         self._thread.join()
-        self._handover = None
+        self._handover = self._detector = None
+
+    def check(self, values: dict) -> None:
+        if "model" in values:
+            bundle.load(values["model"])
 
     def apply(self, values: dict) -> None:
         self._causal = self.settings["causal"]
         if self._handover is not None:
             self._detector.top = self.settings["top_tubelets"]
             self._detector.min_score = self.settings["min_tubelet_score"]
+
+    def _load(self, name: str) -> "_Model":
+        from amma_core.runtime.torch_runtime import TorchRuntime
+
+        model = bundle.load(name)
+        if not model.trained:
+            self.get_logger().warn(f"the model '{model.name}' is untrained: what it finds means nothing")
+        runtime = TorchRuntime(model.build(), self.settings["device"], self.settings["precision"])
+        return _Model(model.name, model.labels, runtime)
+
+    def _publish_labels(self) -> None:
+        now = self.get_clock().now().to_msg()
+        self._label_info.publish(conversions.label_info(self._model.labels, 0.0, now))
+
+    def _on_load_model(self, request: LoadModel.Request, response: LoadModel.Response) -> LoadModel.Response:
+        """The old model goes on looking at images until the new one is loaded."""
+        try:
+            model = self._load(request.model)
+        except AmmaError as error:
+            response.message = str(error)
+            return response
+        self._model = model
+        self.note("model", request.model)
+        self._publish_labels()
+        if self._handover is not None:
+            self._handover.call(lambda: self._begin(model))
+        response.success = True
+        response.message = f"{model.name} recognises {', '.join(model.labels)}"
+        return response
 
     # The thread of ROS calls
 
@@ -140,6 +182,20 @@ class DetectorNode(ManagedNode):
 
     # The thread of inference
 
+    def _begin(self, model: "_Model") -> None:
+        """Look at what comes with this model, as the first of a new stream."""
+        if self._detector is not None:
+            self._end_stream()
+        self._labels = model.labels
+        self._kind: tuple | None = None
+        self._detector = ActionDetector(
+            model.runtime,
+            policy=self.settings["policy"],
+            max_gap=self.settings["max_gap"],
+            top=self.settings["top_tubelets"],
+            min_score=self.settings["min_tubelet_score"],
+        )
+
     def _work(self, handover: Handover) -> None:
         while (item := handover.get()) is not None:
             try:
@@ -188,6 +244,14 @@ class DetectorNode(ManagedNode):
     def _publish(self, answers: list[Tubelets]) -> None:
         for tubelets in answers:
             self._tubelets.publish(conversions.tubelets_to_message(tubelets, self._labels, self._kind[0]))
+
+
+def _free_gpu_memory() -> None:
+    """Give back what torch keeps for the next model."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def main() -> int:

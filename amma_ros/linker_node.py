@@ -7,7 +7,6 @@ from vision_msgs.msg import Detection2DArray, LabelInfo
 
 from amma_core.errors import AmmaError
 from amma_core.linker import TubeLinker
-from amma_core.types import Tube
 from amma_ros import conversions, parameters
 from amma_ros.msg import ActionTubeArray, TubeletArray
 from amma_ros.node import LATCHED, ManagedNode, run
@@ -55,6 +54,7 @@ class LinkerNode(ManagedNode):
         )
         self.apply({})
         self._labels: dict[int, str] = {}
+        self._newest_frame = 0
         self._newest_boxes: dict[int, list[float]] = {}
         if not self.settings["lazy"] or self._count_listeners():
             self._subscribe()
@@ -106,30 +106,14 @@ class LinkerNode(ManagedNode):
 
     def _on_tubelets(self, message: TubeletArray) -> None:
         try:
-            step = self._linker.update(conversions.message_to_tubelets(message))
+            detections, tubes = self._results.update(message)
         except AmmaError as error:
             self.get_logger().warn(f"{error} (message left out)", throttle_duration_sec=30.0)
             return
-        # Tubelets bring their labels along, so that a new model never meets an old list.
-        self._labels |= {tubelet.class_id: tubelet.label for tubelet in message.tubelets}
-        frame_id = message.header.frame_id
-        for frame in step.frames:
-            self._detections.publish(conversions.detections_to_message(frame, self._labels, frame_id))
-        if step.tubes or message.key_numbers:
-            stamp = conversions.to_nanoseconds(message.header.stamp)
-            array = conversions.tubes_to_message(step.tubes, self._labels, stamp, frame_id)
-            self._remember_boxes(step.tubes, array)
-            self._tubes.publish(array)
-
-    def _remember_boxes(self, tubes: list[Tube], message: ActionTubeArray) -> None:
-        """A tube that ends brings no new box: its last message repeats the newest one."""
-        for tube, out in zip(tubes, message.tubes, strict=True):
-            if len(tube):
-                self._newest_boxes[tube.id] = tube.boxes[-1]
-            elif tube.id in self._newest_boxes:
-                out.box = self._newest_boxes[tube.id]
-            if tube.ended:
-                self._newest_boxes.pop(tube.id, None)
+        for frame in detections:
+            self._detections.publish(frame)
+        if tubes is not None:
+            self._tubes.publish(tubes)
 
 
 def main() -> int:

@@ -46,6 +46,7 @@ class Settings:
         self._node = node
         self._table = {parameter.name: parameter for parameter in table}
         self._active, self._check, self._apply = active, check, apply
+        self._forced = False
         # rclpy has no other way to ask what was given on the command line and in files.
         overrides = node._parameter_overrides
         fault = parameters.unknown([name for name in overrides if not _is_of_rclpy(name)])
@@ -61,6 +62,12 @@ class Settings:
 
     def __getitem__(self, name: str) -> Value:
         return self._node.get_parameter(name).value
+
+    def force(self, name: str, value: Value) -> None:
+        """Set a parameter whatever its limits."""
+        self._forced = True
+        self._node.set_parameters([RosParameter(name, value=value)])
+        self._forced = False
 
     def fixed_while_active(self) -> dict[str, Value]:
         return {name: self[name] for name, p in self._table.items() if p.change == INACTIVE}
@@ -112,6 +119,8 @@ class Settings:
         return given
 
     def _judge(self, new: list[RosParameter]) -> SetParametersResult:
+        if self._forced:
+            return SetParametersResult(successful=True)
         values = {parameter.name: parameter.value for parameter in new}
         try:
             for name, value in values.items():
@@ -178,6 +187,11 @@ class ManagedNode(LifecycleNode):
 
     def apply(self, values: dict[str, Value]) -> None:
         """Take over changed parameters."""
+
+    def note(self, name: str, value: Value) -> None:
+        """Set a parameter to what already holds, though the node is active."""
+        self.settings.force(name, value)
+        self._opened_with[name] = value
 
     def destroy_node(self) -> None:
         self._stop()

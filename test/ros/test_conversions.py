@@ -242,7 +242,7 @@ def test_tubes_become_messages():
         stamps=np.array([2_000_000_000, 3_000_000_000]),
         boxes=np.array([[0, 1, 2, 3], [4, 5, 6, 7]], np.float32),
     )
-    array = conversions.tubes_to_message([tube], {0: "run"}, 4_000_000_000, "eye")
+    array = conversions.tubes_to_message([tube], {0: "run"}, Header(stamp=Time(sec=4), frame_id="eye"))
     assert array.header == Header(stamp=Time(sec=4), frame_id="eye")
     (message,) = array.tubes
     assert message.header == Header(stamp=Time(sec=3), frame_id="eye")

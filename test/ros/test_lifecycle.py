@@ -1,0 +1,180 @@
+"""Managed nodes, through the services that `ros2 lifecycle` and lifecycle managers call."""
+
+import pytest
+import yaml
+from amma_ros.msg import TubeletArray
+from amma_ros.srv import LoadModel
+from lifecycle_msgs.msg import State, Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from ros_graph import LABELS, SECOND, Camera
+from test_parameters import change
+from vision_msgs.msg import Detection2DArray, LabelInfo
+
+from amma_core.errors import AmmaError
+from amma_ros.detector_node import DetectorNode
+from amma_ros.linker_node import LinkerNode
+from amma_ros.node import LATCHED
+
+CONFIGURE, ACTIVATE = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE
+DEACTIVATE, CLEANUP = Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP
+SHUTDOWN = Transition.TRANSITION_INACTIVE_SHUTDOWN
+RELIABLE = {"qos__image__reliability": "reliable", "qos__image__depth": 100, "queue_depth": 100}
+
+
+@pytest.fixture
+def two_labels(tmp_path) -> str:
+    """Another model than the tiny one: other labels, longer clips."""
+    network = {"backbone": "shufflenet_v2", "clips": 2, "clip_length": 5, "input_size": 64}
+    config = {"trained": False, "fps": 30.0, "labels": ["sit", "stand"], "network": network}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    return str(tmp_path)
+
+
+def transit(graph, node: str, transition: int) -> bool:
+    request = ChangeState.Request(transition=Transition(id=transition))
+    return graph.call(ChangeState, f"{graph.namespace}/{node}/change_state", request).success
+
+
+def state(graph, node: str) -> int:
+    return graph.call(GetState, f"{graph.namespace}/{node}/get_state", GetState.Request()).current_state.id
+
+
+def subscribers(graph, topic: str) -> int:
+    return graph.observer.count_subscribers(topic)
+
+
+def test_nodes_start_by_themselves_and_can_be_told_not_to(graph, tiny_model):
+    graph.add(DetectorNode, model=tiny_model)
+    graph.add(LinkerNode, autostart=False)
+    assert state(graph, "detector") == State.PRIMARY_STATE_ACTIVE
+    assert state(graph, "linker") == State.PRIMARY_STATE_UNCONFIGURED
+
+
+def test_the_detector_goes_through_all_states_and_back(graph, tiny_model):
+    tubelets = graph.listen(TubeletArray, "tubelets")
+    camera = Camera(graph)
+    graph.add(DetectorNode, model=tiny_model, autostart=False, **RELIABLE)
+    for round_ in range(2):
+        assert transit(graph, "detector", CONFIGURE)
+        assert state(graph, "detector") == State.PRIMARY_STATE_INACTIVE
+        assert subscribers(graph, "image") == 0
+        assert transit(graph, "detector", ACTIVATE)
+        camera.wait_for_subscribers()
+        camera.film(4, start=(100 + round_) * SECOND)
+        graph.wait(lambda: any(len(message.key_numbers) for message in tubelets), "tubelets")
+        assert transit(graph, "detector", DEACTIVATE)
+        graph.wait(lambda: subscribers(graph, "image") == 0, "the detector to stop listening")
+        assert transit(graph, "detector", CLEANUP)
+        assert state(graph, "detector") == State.PRIMARY_STATE_UNCONFIGURED
+        graph.wait(lambda: graph.observer.count_publishers("tubelets") == 0, "the publisher to go")
+        tubelets.clear()
+    assert transit(graph, "detector", CONFIGURE)
+    assert transit(graph, "detector", SHUTDOWN)
+    assert state(graph, "detector") == State.PRIMARY_STATE_FINALIZED
+
+
+def test_what_was_begun_is_answered_when_the_detector_stops(graph, tiny_model):
+    tubelets = graph.listen(TubeletArray, "tubelets")
+    camera = Camera(graph)
+    graph.add(DetectorNode, model=tiny_model, **RELIABLE)
+    camera.wait_for_subscribers()
+    camera.film(6)
+    graph.wait(lambda: tubelets, "the first clip")
+    graph.stay(0.2)
+    assert transit(graph, "detector", DEACTIVATE)
+    graph.wait(lambda: len(tubelets) == 3, "the rest of the clip and the end of the stream")
+    assert [message.frame_numbers.tolist() for message in tubelets] == [[1, 2, 3, 4], [5, 6], []]
+    assert tubelets[2].stream == 1 + tubelets[1].stream
+
+
+def test_a_linker_that_stops_and_starts_goes_on(graph, tiny_model):
+    detections = graph.listen(Detection2DArray, "detections")
+    camera = Camera(graph)
+    graph.add(LinkerNode)
+    graph.add(DetectorNode, model=tiny_model, lazy=True, **RELIABLE)
+    camera.wait_for_subscribers()
+    camera.film(4)
+    graph.wait(lambda: len(detections) == 4, "4 answers")
+    assert transit(graph, "linker", DEACTIVATE)
+    assert transit(graph, "linker", ACTIVATE)
+    camera.wait_for_subscribers()
+    camera.film(4, start=101 * SECOND)
+    graph.wait(lambda: len(detections) == 8, "8 answers")
+
+
+def test_a_model_that_is_not_there_leaves_the_node_unconfigured_with_a_reason(graph, tiny_model):
+    graph.add(DetectorNode, model="/nowhere", autostart=False)
+    assert not transit(graph, "detector", CONFIGURE)
+    assert state(graph, "detector") == State.PRIMARY_STATE_UNCONFIGURED
+    (result,) = change(graph, "detector", model="/nowhere/either")
+    assert not result.successful
+    assert "there is no model '/nowhere/either'" in result.reason
+    assert change(graph, "detector", model=tiny_model)[0].successful
+    assert transit(graph, "detector", CONFIGURE)
+
+
+def test_with_autostart_a_model_that_is_not_there_stops_the_node(graph):
+    with pytest.raises(AmmaError, match="there is no model '/nowhere'"):
+        graph.add(DetectorNode, model="/nowhere")
+
+
+def test_another_model_by_parameter_while_inactive(graph, tiny_model, two_labels):
+    graph.add(LinkerNode)
+    graph.add(DetectorNode, model=tiny_model)
+    infos = graph.listen(LabelInfo, "label_info", LATCHED)
+    (result,) = change(graph, "detector", model=two_labels)
+    assert "while inactive only" in result.reason
+    assert transit(graph, "detector", DEACTIVATE)
+    assert change(graph, "detector", model=two_labels)[0].successful
+    assert transit(graph, "detector", ACTIVATE)
+    graph.wait(lambda: infos and len(infos[-1].class_map) == 2, "the labels of the other model")
+
+
+def test_another_model_while_it_runs(graph, tiny_model, two_labels):
+    detections = graph.listen(Detection2DArray, "detections")
+    infos = graph.listen(LabelInfo, "label_info", LATCHED)
+    camera = Camera(graph)
+    graph.add(LinkerNode, lazy=True)
+    node = graph.add(DetectorNode, model=tiny_model, lazy=True, **RELIABLE)
+    camera.wait_for_subscribers()
+    camera.film(6)
+    graph.wait(lambda: len(detections) == 4, "4 answers")
+
+    service = f"{graph.namespace}/detector/load_model"
+    refused = graph.call(LoadModel, service, LoadModel.Request(model="/nowhere"))
+    assert not refused.success
+    assert "there is no model '/nowhere'" in refused.message
+    assert node.get_parameter("model").value == tiny_model
+
+    assert graph.call(LoadModel, service, LoadModel.Request(model=two_labels)).success
+    assert node.get_parameter("model").value == two_labels
+    camera.film(7, start=101 * SECOND)
+    camera.leave()
+    graph.wait(lambda: len(detections) == 13, "13 answers")
+    assert [message.header for message in detections] == camera.sent
+    names = [{d.results[0].hypothesis.class_id for d in message.detections} for message in detections]
+    assert set().union(*names[:6]) <= set(LABELS)
+    assert set().union(*names[6:]) <= {"sit", "stand"}
+    assert [label.class_name for label in infos[-1].class_map] == ["sit", "stand"]
+    ids = [{int(d.id) for d in message.detections} for message in detections]
+    assert max(set().union(*ids[:6])) < min(set().union(*ids[6:])), "ids are not used again"
+
+
+def test_dynamic_parameters_take_effect_at_once(graph, tiny_model):
+    detections = graph.listen(Detection2DArray, "detections")
+    camera = Camera(graph)
+    graph.add(LinkerNode, lazy=True)
+    graph.add(DetectorNode, model=tiny_model, lazy=True, **RELIABLE)
+    camera.wait_for_subscribers()
+    camera.film(4)
+    graph.wait(lambda: len(detections) == 4, "4 answers")
+    assert any(message.detections for message in detections)
+    assert change(graph, "linker", min_score=1.0, causal=True)[0].successful
+    assert change(graph, "detector", causal=True)[0].successful
+    camera.film(2, start=101 * SECOND)
+    graph.wait(lambda: len(detections) == 6, "answers before the clip is whole")
+    camera.film(2, start=102 * SECOND)
+    camera.leave()
+    graph.wait(lambda: len(detections) == 8, "8 answers")
+    assert [message.header for message in detections] == camera.sent
+    assert not any(message.detections for message in detections[6:])
