@@ -14,7 +14,7 @@ import argparse
 import json
 import sys
 from collections import deque
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from typing import TextIO
 
 from amma_core.errors import AmmaError
@@ -32,6 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="FILE", help="write the video with boxes drawn (.mp4 or .avi)")
     parser.add_argument(
         "--json", metavar="FILE", help="write one line of JSON per frame; - is standard output"
+    )
+    parser.add_argument(
+        "--rerun",
+        metavar="FILE",
+        nargs="?",
+        const="",
+        help="show all in the Rerun viewer (pip install rerun-sdk), or record it to FILE.rrd",
     )
     parser.add_argument(
         "--min-score", type=float, default=0.2, metavar="P", help="drop tubes below (default: 0.2)"
@@ -52,6 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
     from amma_core.drawing import Annotator
     from amma_core.linker import TubeLinker
     from amma_core.pipeline import ActionPipeline
+    from amma_core.rerun_view import RerunView
     from amma_core.runtime.torch_runtime import TorchRuntime
     from amma_core.video import VideoReader, VideoWriter
 
@@ -72,12 +80,17 @@ def run(arguments: argparse.Namespace) -> None:
         writer = None
         if arguments.output:
             writer = stack.enter_context(VideoWriter(arguments.output, reader.size, reader.fps))
+        view = None
+        if arguments.rerun is not None:
+            view = stack.enter_context(closing(RerunView(arguments.rerun or None, model.labels)))
 
         def settle(step: LinkStep) -> None:
             for frame in step.frames:
                 image = waiting.popleft()
                 if lines:
                     print(json.dumps(_line(frame, model.labels)), file=lines, flush=True)
+                if view:
+                    view.add(image, frame)
                 if writer:
                     names = [model.labels[label] for label in frame.labels]
                     writer.write(

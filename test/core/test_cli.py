@@ -106,6 +106,17 @@ def test_detect_prints_only_json_where_lines_go_to_standard_output(model, make_v
     assert [json.loads(line)["frame"] for line in done.stdout.splitlines()] == [1, 2, 3, 4, 5]
 
 
+def test_a_rerun_recording_holds_frames_boxes_and_scores(tmp_path, model, make_video):
+    pytest.importorskip("rerun", reason="rerun-sdk is not installed")
+    recording = tmp_path / "run.rrd"
+    done = amma("detect", make_video(6), "--model", model, "--rerun", recording, "--min-score", 0)
+    assert done.returncode == 0, done.stderr
+    content = recording.read_bytes()
+    assert content.startswith(b"RRF")
+    for part in (b"/camera/detections", b"/score/", b"Boxes2D", b"EncodedImage"):
+        assert part in content
+
+
 def test_an_untrained_model_says_so(make_video):
     assert "untrained" in amma("detect", make_video(1), "--model", "untrained").stderr
 
