@@ -9,9 +9,9 @@ gets the first --loop-videos videos; there, both must give the same numbers, and
 """
 
 import argparse
-import resource
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -106,8 +106,13 @@ def timed(function, *arguments):
     return result, time.process_time() - start
 
 
-def peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def peak_mib(function, *arguments) -> float:
+    """What a call needs beyond its arguments, at most."""
+    tracemalloc.start()
+    function(*arguments)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return peak / 2**20
 
 
 def main() -> None:
@@ -122,14 +127,16 @@ def main() -> None:
     truth = make_truth(random)
     tubes = make_tubes(truth, random)
     detections = make_detections(truth, arguments.boxes, random)
-    before = peak_mb()
     print(
         f"{VIDEOS} videos, {len(truth.boxes):,} true boxes, {len(detections):,} scored boxes, "
         f"{len(tubes):,} tubes"
     )
 
     result, seconds = timed(evaluate, detections, tubes, truth, LABELS)
-    print(f"arrays: {seconds:.1f} s, {peak_mb():.0f} MiB at the peak ({before:.0f} MiB with the input alone)")
+    memory = peak_mib(evaluate, detections, tubes, truth, LABELS)
+    print(
+        f"arrays: {seconds:.1f} s, {memory:.0f} MiB beyond the input of {detections.nbytes / 2**20:.0f} MiB"
+    )
     print("  " + ", ".join(f"{name} {value:.2f}" for name, value in result.items() if "mAP" in name))
     if not arguments.loop_videos:
         return

@@ -36,7 +36,7 @@ class ActionTube:
 class Video:
     name: str
     file: Path
-    """The video, or a pattern such as ``Frames/NAME/%05d.png`` (1-based) that OpenCV opens as one."""
+    """The video, or a folder with its frames as images in the order of their names."""
     frames: int
     width: int
     height: int
@@ -149,7 +149,7 @@ def _load_pickle(path: Path) -> Dataset:
         }
         # The pickles do not say where their frames lie and how fast they were taken.
         jhmdb = "JHMDB" in path.name
-        pattern, fps = ("Frames/{}/%05d.png", 30.0) if jhmdb else ("rgb-images/{}/%05d.jpg", 25.0)
+        folder, fps = ("Frames", 30.0) if jhmdb else ("rgb-images", 25.0)
         videos = {}
         for name, frames in content["nframes"].items():
             height, width = (int(length) for length in sizes[name])
@@ -158,7 +158,7 @@ def _load_pickle(path: Path) -> Dataset:
                 for label, group in tubes[name].items()
                 for boxes in group
             ]
-            file = path.parent / pattern.format(name)
+            file = path.parent / folder / name
             videos[name] = Video(name, file, int(frames), width, height, fps, annotated)
     except AmmaError:
         raise

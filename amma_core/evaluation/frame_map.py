@@ -12,7 +12,7 @@ from amma_core.evaluation.groups import expand, match
 
 MODES = ("untrimmed", "trimmed")
 LOCATION, CLASS, TIME, OTHER = range(1, 1 + len(ERRORS))
-
+IGNORED = -1
 
 # Detections are compared with the truth in portions of this size, to bound the memory.
 _PORTION = 500_000
@@ -33,7 +33,28 @@ def frame_curves(
     thresholds: Sequence[float] = (0.5,),
     mode: str = "untrimmed",
 ) -> list[list[Curve]]:
-    """Average precision and errors of every class, per threshold of the IoU.
+    """Average precision and errors of every class, per threshold; arguments as for :func:`judge`."""
+    order, outcomes = judge(detections, truth, classes, thresholds, mode)
+    labels = np.asarray(detections)[order, 2]
+    of_class = np.split(order, np.searchsorted(labels, np.arange(1, classes)))
+    positives = np.bincount(np.asarray(truth)[:, 2].astype(np.int64), minlength=classes).tolist()
+    return [
+        [
+            curve_of(judged[rows][judged[rows] != IGNORED], count)
+            for rows, count in zip(of_class, positives, strict=True)
+        ]
+        for judged in outcomes
+    ]
+
+
+def judge(
+    detections: NDArray,
+    truth: NDArray,
+    classes: int,
+    thresholds: Sequence[float] = (0.5,),
+    mode: str = "untrimmed",
+) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
+    """Tell right detections from wrong ones, and why they are wrong.
 
     Detections are taken by score (equal scores: by video, frame, then row). Of the true boxes of its
     class and frame that no better detection has taken, each looks at the one that it overlaps most. If
@@ -51,6 +72,11 @@ def frame_curves(
         thresholds: smallest IoUs of a match.
         mode: ``untrimmed`` counts every detection. ``trimmed`` leaves out those on frames without
             a box of their class in videos that have that class elsewhere.
+
+    Returns:
+        The order (N,) of the detections, class by class and the best first; and for each threshold their
+        outcomes (N,), in the order of the rows: 0 is right, else it is ``LOCATION``, ``CLASS``, ``TIME``,
+        ``OTHER`` or ``IGNORED``.
     """
     if mode not in MODES:
         raise AmmaError(f"mode {mode!r} is unknown: choose one of {', '.join(MODES)}")
@@ -59,6 +85,11 @@ def frame_curves(
     keys, true_keys = _keys(detections), _keys(truth)
     video, label = (detections[:, column].astype(np.int64) for column in (0, 2))
     true_video, true_label = (truth[:, column].astype(np.int64) for column in (0, 2))
+    for labels in (label, true_label):
+        if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
+            raise AmmaError(
+                f"labels go from {labels.min()} to {labels.max()}, but there are {classes} classes"
+            )
 
     in_videos = np.zeros((max(video.max(initial=0), true_video.max(initial=0)) + 1, classes), bool)
     in_videos[true_video, true_label] = True
@@ -78,7 +109,6 @@ def frame_curves(
             pairs.append((one[kind], true[kind], overlap[kind]))
     own, foreign = ([np.concatenate(part) for part in zip(*pairs, strict=True)] for pairs in (own, foreign))
 
-    # Detections class by class, the best first; pairs in the order in which they are chosen.
     order = np.lexsort((keys, -detections[:, 3], label.astype(np.int16)))
     rank = np.empty(len(order), np.int64)
     rank[order] = np.arange(len(order))
@@ -86,23 +116,18 @@ def frame_curves(
     group = true_keys[true] * classes + true_label[true]
     chosen = np.lexsort((true, -overlap, rank[one], group))
     one, true, overlap, group = one[chosen], true[chosen], overlap[chosen], group[chosen]
-    ends = np.searchsorted(label[order], np.arange(classes + 1))
-    positives = np.bincount(true_label, minlength=classes)
-    counted = in_frame | ~in_video if mode == "trimmed" else np.ones(len(detections), bool)
 
-    def at(threshold: float) -> list[Curve]:
-        outcomes = np.where(in_video & (starts == stops), TIME, OTHER)
-        outcomes[foreign[0][foreign[2] >= threshold]] = CLASS
-        outcomes[in_frame] = LOCATION
+    def outcomes(threshold: float) -> NDArray[np.int64]:
+        judged = np.where(in_video & (starts == stops), TIME, OTHER)
+        judged[foreign[0][foreign[2] >= threshold]] = CLASS
+        judged[in_frame] = LOCATION
         enough = np.flatnonzero(overlap >= threshold)
-        made = enough[match(one[enough], true[enough], group[enough])]
-        outcomes[one[made]] = 0
-        return [
-            curve_of(outcomes[rows][counted[rows]], int(positives[i]))
-            for i, rows in enumerate(np.split(order, ends[1:-1]))
-        ]
+        judged[one[enough[match(one[enough], true[enough], group[enough])]]] = 0
+        if mode == "trimmed":
+            judged[in_video & ~in_frame] = IGNORED
+        return judged
 
-    return [at(threshold) for threshold in thresholds]
+    return order, [outcomes(threshold) for threshold in thresholds]
 
 
 def _keys(rows: NDArray) -> NDArray[np.int64]:

@@ -134,6 +134,11 @@ def test_a_class_without_truth_is_left_out():
     assert np.isnan(frame_map(detections, truth(), 3))
 
 
+def test_labels_beyond_the_classes_are_refused():
+    with pytest.raises(AmmaError, match="labels go from 0 to 2, but there are 2 classes"):
+        curves(rows((0, 1, 0, 0.9, BOX), (0, 1, 2, 0.9, BOX)), truth((0, 1, 0, BOX)), 2)
+
+
 def test_a_second_box_on_a_found_one_can_cost():
     """Why the property below asks that a box finds something: precision falls before the next match."""
     true = truth((0, 1, 0, BOX), (0, 2, 0, BOX))
