@@ -6,7 +6,7 @@ from pathlib import Path
 CORE = Path(__file__).parents[2] / "amma_core"
 FLOORS = [  # lowest first
     {"types", "boxes", "config", "errors"},
-    {"network", "linker", "decoding", "drawing", "video"},
+    {"network", "linker", "decoding", "drawing", "rerun_view", "video", "behavior"},
     {"runtime", "bundle"},
     {"clips", "detector"},
     {"pipeline"},
