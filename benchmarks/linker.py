@@ -26,17 +26,17 @@ CLASSES, CLIPS, STEP, GRID, SIZE = 24, 5, 4, 36, (1280, 720)
 HALF = np.array([40, 90])
 
 
-def stream(people: int, noise: int, classes: int, steps: int) -> list[Tubelets]:
+def stream(people: int, noise: int, classes: int, steps: int, clips: int = CLIPS) -> list[Tubelets]:
     """People who walk in straight lines, seen twice each, and tubelets anywhere."""
     rng = np.random.default_rng(0)
     start, speed = rng.uniform(100, 600, (people, 1, 2)), rng.normal(0, 1.5, (people, 1, 2))
     answers = []
     for step in range(steps):
-        keys = np.arange(step + 1, step + CLIPS + 1) * STEP
+        keys = np.arange(step + 1, step + clips + 1) * STEP
         walkers = np.repeat(start + speed * keys[:, None], 2, axis=0)
-        centres = np.concatenate([walkers, rng.uniform(0, 700, (noise, 1, 2)).repeat(CLIPS, axis=1)])
+        centres = np.concatenate([walkers, rng.uniform(0, 700, (noise, 1, 2)).repeat(clips, axis=1)])
         centres += rng.normal(0, 2, centres.shape)
-        frames = np.arange(1 if step == 0 else keys[-2] + 1, keys[-1] + 1)
+        frames = np.arange(1 if step == 0 else keys[-1] - STEP + 1, keys[-1] + 1)
         labels = np.concatenate([np.arange(2 * people) // 2 % classes, rng.integers(0, classes, noise)])
         answers.append(
             Tubelets(
