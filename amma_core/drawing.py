@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 GOLDEN_RATIO = 0.618034
+CAPTION = "{label} {score:.2f} #{tube}"
 FORGET_AFTER = 30
 """Frames after which the trail of a tube that is no longer seen is dropped."""
 
@@ -20,9 +21,11 @@ class Annotator:
     Remembers where each tube has been, so use one per stream and give it the frames in order.
     """
 
-    def __init__(self, trail: int = 30):
+    def __init__(self, trail: int = 30, caption: str = CAPTION):
         self.trail = trail
         """Frames that a trail goes back; 0 draws none."""
+        self.caption = caption
+        """What is written at a box; the fields are ``label``, ``score`` and ``tube``. Nothing if empty."""
         self._paths: dict[int, deque] = {}  # tube id -> (frame, x, y), newest last
         self._frame = 0
 
@@ -51,8 +54,9 @@ class Annotator:
             cv2.rectangle(canvas, (x1, y1), (x2, y2), colour(tubes[index]), 1 + unit, cv2.LINE_AA)
         taken: list[tuple[int, int, int, int]] = []
         for index in order[::-1]:
-            caption = f"{labels[index]} {scores[index]:.2f} #{tubes[index]}"
-            taken.append(_draw_caption(canvas, caption, boxes[index], colour(tubes[index]), taken))
+            caption = self.caption.format(label=labels[index], score=scores[index], tube=tubes[index])
+            if caption:
+                taken.append(_draw_caption(canvas, caption, boxes[index], colour(tubes[index]), taken))
         return canvas
 
     def _follow(self, boxes: NDArray[np.float32], tubes: Sequence[int]) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import repeat
 from numbers import Integral, Real
 
 import numpy as np
@@ -53,7 +54,7 @@ class TubeLinker:
         nms_iou: float = 0.6,
         top: int = 10,
         link_iou: float = 0.5,
-        min_score: float = 0.005,
+        min_score: float | Floats = 0.005,
         min_frames: int = 1,
         causal: bool = False,
         keep_history: bool = False,
@@ -64,7 +65,8 @@ class TubeLinker:
         top: tubelets kept per class and step; bounds the work and how many people can do the same thing.
         link_iou: what a tubelet must overlap a tube to go on with it; lower values let tubes jump between
             people, higher ones cut the tubes of fast people in pieces.
-        min_score: tubes with a lower mean score are not reported.
+        min_score: tubes with a lower mean score are not reported; one number, or one per class. May be changed
+            at any time.
         min_frames: tubes that last less, or less than the whole stream where that is shorter, are not
             reported. The paper's value is K * t. A single tubelet lasts (K - 1) * t + 1 frames.
 
@@ -72,7 +74,8 @@ class TubeLinker:
         the length, and then until it ends. With ``keep_history`` the score and the length that it ends with
         decide whether it is reported.
         """
-        for name, value in (("nms_iou", nms_iou), ("link_iou", link_iou), ("min_score", min_score)):
+        scores = zip(repeat("min_score"), np.ravel(min_score).tolist())
+        for name, value in (("nms_iou", nms_iou), ("link_iou", link_iou), *scores):
             if not isinstance(value, Real) or not 0 <= value <= 1:
                 raise AmmaError(f"The linker's {name} is {value!r}; it must be a number from 0 to 1.")
         for name, value in (("top", top), ("min_frames", min_frames)):
@@ -183,7 +186,8 @@ class TubeLinker:
 
     def _qualified(self, tubes: "_Tubes") -> np.ndarray:
         long_enough = tubes.newest - tubes.first + 1 >= min(self.min_frames, self._stream_frames)
-        return long_enough & (tubes.score >= self.min_score)
+        needed = np.asarray(self.min_score)
+        return long_enough & (tubes.score >= (needed[tubes.label] if needed.ndim else needed))
 
     def _match(self, labels: Ints, boxes: np.ndarray) -> Ints:
         """For each tube the index of the tubelet it takes, or -1.

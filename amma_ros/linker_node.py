@@ -10,6 +10,7 @@ from amma_core.linker import TubeLinker
 from amma_ros import conversions, parameters
 from amma_ros.msg import ActionTubeArray, TubeletArray
 from amma_ros.node import LATCHED, ManagedNode, run
+from amma_ros.results import Results
 
 
 class LinkerNode(ManagedNode):
@@ -20,7 +21,9 @@ class LinkerNode(ManagedNode):
 
     def prepare(self) -> None:
         self._publishers = []
-        self._label_subscription = self._subscription = self._linker = None
+        self._label_subscription = self._subscription = self._results = None
+        self._label_names: list[str] = []
+        self.check({name: self.settings[name] for name in ("classes", "class_min_scores")})
 
     def open(self) -> None:
         watch = PublisherEventCallbacks(matched=self._on_listeners)
@@ -33,7 +36,6 @@ class LinkerNode(ManagedNode):
         self._label_info = self.create_publisher(LabelInfo, "label_info", LATCHED)
         self._publishers = [self._detections, self._tubes, self._label_info]
         # The detector says which labels its model has: no second `model` parameter that could differ.
-        self._label_names: list[str] = []
         self._label_subscription = self.create_subscription(
             LabelInfo, "model_labels", self._on_labels, LATCHED
         )
@@ -47,27 +49,35 @@ class LinkerNode(ManagedNode):
             self._label_subscription = None
 
     def start(self) -> None:
-        self._linker = TubeLinker(
-            nms_iou=self.settings["nms_iou"],
-            top=self.settings["top_per_class"],
-            link_iou=self.settings["link_iou"],
+        self._results = Results(
+            TubeLinker(
+                nms_iou=self.settings["nms_iou"],
+                top=self.settings["top_per_class"],
+                link_iou=self.settings["link_iou"],
+            )
         )
         self.apply({})
-        self._labels: dict[int, str] = {}
-        self._newest_frame = 0
-        self._newest_boxes: dict[int, list[float]] = {}
         if not self.settings["lazy"] or self._count_listeners():
             self._subscribe()
 
     def stop(self) -> None:
         self._unsubscribe()
-        self._linker = None
+        self._results = None
+
+    def check(self, values: dict) -> None:
+        classes = [*_names(values.get("classes", [])), *_scores(values.get("class_min_scores", []))]
+        strange = sorted(set(classes) - set(self._label_names)) if self._label_names else []
+        if strange:
+            known = ", ".join(self._label_names)
+            raise AmmaError(f"there is no class '{strange[0]}'; the model knows {known}")
 
     def apply(self, values: dict) -> None:
-        if self._linker is not None:
-            self._linker.causal = self.settings["causal"]
-            self._linker.min_score = self.settings["min_score"]
-            self._linker.min_frames = self.settings["min_frames"]
+        if self._results is not None:
+            self._results.linker.causal = self.settings["causal"]
+            self._results.linker.min_frames = self.settings["min_frames"]
+            self._results.min_score = self.settings["min_score"]
+            self._results.class_min_scores = _scores(self.settings["class_min_scores"])
+            self._results.classes = _names(self.settings["classes"])
         if "min_score" in values and self._publishers:
             self._publish_labels()
 
@@ -95,6 +105,10 @@ class LinkerNode(ManagedNode):
 
     def _on_labels(self, message: LabelInfo) -> None:
         self._label_names = [label.class_name for label in message.class_map]
+        try:
+            self.check({name: self.settings[name] for name in ("classes", "class_min_scores")})
+        except AmmaError as error:
+            self.get_logger().warn(str(error))
         self._publish_labels()
 
     def _publish_labels(self) -> None:
@@ -106,14 +120,32 @@ class LinkerNode(ManagedNode):
 
     def _on_tubelets(self, message: TubeletArray) -> None:
         try:
-            detections, tubes = self._results.update(message)
+            frames, tubes = self._results.update(message)
         except AmmaError as error:
             self.get_logger().warn(f"{error} (message left out)", throttle_duration_sec=30.0)
             return
-        for frame in detections:
+        for frame in frames:
             self._detections.publish(frame)
         if tubes is not None:
             self._tubes.publish(tubes)
+
+
+def _names(words: list[str]) -> set[str]:
+    return {word for word in words if word}
+
+
+def _scores(words: list[str]) -> dict[str, float]:
+    """["fall=0.4"] -> {"fall": 0.4}; raises AmmaError for what is not of this form."""
+    scores = {}
+    for word in filter(None, words):
+        name, _, number = word.rpartition("=")
+        try:
+            scores[name.strip()] = float(number)
+        except ValueError:
+            scores[name.strip()] = -1.0
+        if not name.strip() or not 0 <= scores[name.strip()] <= 1:
+            raise AmmaError(f"class_min_scores has the entry '{word}', but must hold entries like fall=0.4")
+    return scores
 
 
 def main() -> int:

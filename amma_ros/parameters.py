@@ -8,6 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from amma_core.clips import POLICIES
+from amma_core.drawing import CAPTION
 
 Value = bool | int | float | str | list[str]
 
@@ -190,6 +191,13 @@ LINKER = (
         1000,
     ),
     Parameter("min_score", 0.005, "Tubes with a lower mean score are not reported.", ALWAYS, 0.0, 1.0),
+    Parameter(
+        "class_min_scores",
+        [""],
+        "Another min_score for some classes: entries like `fall=0.4`.",
+        ALWAYS,
+    ),
+    Parameter("classes", [""], "Names of the classes to look at; without a name, all.", ALWAYS),
     Parameter("min_frames", 1, "Tubes that last fewer frames are not reported.", ALWAYS, 1, 100_000),
     _CAUSAL,
     *_MANAGED,
@@ -200,6 +208,12 @@ LINKER = (
 
 VISUALIZER = (
     Parameter("trail", 30, "Frames that the trail behind a person goes back; 0 draws none.", ALWAYS, 0, 1000),
+    Parameter(
+        "caption",
+        CAPTION,
+        "What is written at a box, with the fields label, score and tube; empty for nothing.",
+        ALWAYS,
+    ),
     Parameter("min_drawn_score", 0.0, "Detections that score less are not drawn.", ALWAYS, 0.0, 1.0),
     Parameter("max_waiting", 60, "Images that may wait for their detections.", ALWAYS, 1, 1000),
     Parameter(_TRANSPORT.name, _TRANSPORT.default, _TRANSPORT.description, choices=_TRANSPORT.choices),
@@ -276,7 +290,7 @@ def markdown() -> str:
         ]
         for parameter in table:
             default = str(parameter.default).lower() if parameter.type == "bool" else parameter.default
-            default = f"`{default}`" if default != "" else "(none)"
+            default = f"`{default}`" if default not in ("", [""]) else "(none)"
             lines.append(
                 f"| `{parameter.name}` | {parameter.type} | {default} | {parameter.limits} "
                 f"| {parameter.change} | {parameter.description} |"

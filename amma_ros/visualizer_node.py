@@ -20,7 +20,8 @@ class VisualizerNode(Node):
 
     def __init__(self, **options):
         super().__init__("visualizer", **options)
-        self.settings = Settings(self, parameters.VISUALIZER, apply=self._apply)
+        self.settings = Settings(self, parameters.VISUALIZER, check=_check, apply=self._apply)
+        _check({"caption": self.settings["caption"]})
         self._subscriptions_made = []
         self._publisher = self.create_publisher(
             Image,
@@ -30,8 +31,11 @@ class VisualizerNode(Node):
         )
 
     def _apply(self, values: dict) -> None:
-        if "trail" in values and self._subscriptions_made:
-            self._annotator = Annotator(trail=self.settings["trail"])
+        if self._subscriptions_made and {"trail", "caption"} & set(values):
+            self._annotator = self._make_annotator()
+
+    def _make_annotator(self) -> Annotator:
+        return Annotator(trail=self.settings["trail"], caption=self.settings["caption"])
 
     def _on_listeners(self, status) -> None:
         if status.current_count and not self._subscriptions_made:
@@ -40,7 +44,7 @@ class VisualizerNode(Node):
             self._unsubscribe()
 
     def _subscribe(self) -> None:
-        self._annotator = Annotator(trail=self.settings["trail"])
+        self._annotator = self._make_annotator()
         self._images: dict[int, Image | CompressedImage] = {}
         self._detections: dict[int, Detection2DArray] = {}
         compressed = self.settings["image_transport"] == "compressed"
@@ -88,6 +92,16 @@ class VisualizerNode(Node):
         )
         annotated = self._annotator.draw(image, boxes, labels, scores, tubes)
         self._publisher.publish(conversions.bgr_to_image(annotated, message.header))
+
+
+def _check(values: dict) -> None:
+    caption = values.get("caption", "")
+    try:
+        caption.format(label="fall", score=0.5, tube=1)
+    except (LookupError, ValueError, AttributeError):
+        raise AmmaError(
+            f"caption is '{caption}', but its fields must be of {{label}}, {{score}} and {{tube}}"
+        ) from None
 
 
 def _forget_until(stamp: int, waiting: dict) -> None:

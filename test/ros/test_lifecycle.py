@@ -178,3 +178,28 @@ def test_dynamic_parameters_take_effect_at_once(graph, tiny_model):
     graph.wait(lambda: len(detections) == 8, "8 answers")
     assert [message.header for message in detections] == camera.sent
     assert not any(message.detections for message in detections[6:])
+
+
+def test_classes_and_their_scores_take_effect_at_once(graph, tiny_model):
+    detections = graph.listen(Detection2DArray, "detections")
+    camera = Camera(graph)
+    graph.add(LinkerNode, lazy=True)
+    graph.add(DetectorNode, model=tiny_model, lazy=True, **RELIABLE)
+    camera.wait_for_subscribers()
+
+    def seen(start: int) -> set[str]:
+        detections.clear()
+        camera.film(4, start=start)
+        graph.wait(lambda: len(detections) == 4, "4 answers")
+        return {d.results[0].hypothesis.class_id for message in detections for d in message.detections}
+
+    everything = seen(100 * SECOND)
+    assert len(everything) > 1
+    unwanted = max(everything)
+    rest = everything - {unwanted}
+    assert change(graph, "linker", classes=sorted(rest))[0].successful
+    assert seen(200 * SECOND) == rest
+    assert change(graph, "linker", classes=[], class_min_scores=[f"{unwanted}=1.0"])[0].successful
+    assert seen(300 * SECOND) == rest
+    assert change(graph, "linker", class_min_scores=[])[0].successful
+    assert seen(400 * SECOND) == everything

@@ -3,11 +3,13 @@ from pathlib import Path
 import pytest
 from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
+from vision_msgs.msg import LabelInfo
 
 from amma_core.errors import AmmaError
 from amma_ros import parameters
 from amma_ros.detector_node import DetectorNode
 from amma_ros.linker_node import LinkerNode
+from amma_ros.node import LATCHED
 from amma_ros.video_publisher import VideoPublisher
 from amma_ros.visualizer_node import VisualizerNode
 
@@ -113,6 +115,32 @@ def test_a_refused_change_says_why(graph, name, value, says):
     (result,) = change(graph, "linker", **{name: value})
     assert not result.successful
     assert says in result.reason
+
+
+@pytest.mark.parametrize("entries", [["fall"], ["fall=2"], ["=0.5"], ["fall=much"]])
+def test_class_scores_must_be_of_their_form(graph, entries):
+    with pytest.raises(AmmaError, match="must hold entries like fall="):
+        graph.add(LinkerNode, class_min_scores=entries)
+
+
+def test_a_class_that_the_model_does_not_know_is_refused(graph, tiny_model):
+    linker = graph.add(LinkerNode)
+    assert change(graph, "linker", classes=["nod"])[0].successful, "no model has said what it knows"
+    assert change(graph, "linker", classes=[])[0].successful
+    graph.add(DetectorNode, model=tiny_model)
+    infos = graph.listen(LabelInfo, "label_info", LATCHED)
+    graph.wait(lambda: infos, "the labels")
+    for values in ({"classes": ["fall", "nod"]}, {"class_min_scores": ["nod=0.5"]}):
+        (result,) = change(graph, "linker", **values)
+        assert result.reason == "there is no class 'nod'; the model knows fall, push, wave"
+    assert linker.get_parameter("classes").value == []
+
+
+def test_a_caption_with_unknown_fields_is_refused(graph):
+    graph.add(VisualizerNode)
+    (result,) = change(graph, "visualizer", caption="{name}")
+    assert result.reason == "caption is '{name}', but its fields must be of {label}, {score} and {tube}"
+    assert change(graph, "visualizer", caption="{label} {score:.0%}")[0].successful
 
 
 @pytest.mark.parametrize(
