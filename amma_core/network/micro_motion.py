@@ -21,13 +21,14 @@ class MicroMotion(nn.Module):
 
     def __init__(self, learned: bool, upsample: str):
         super().__init__()
+        self.pool = nn.MaxPool2d(3, stride=2, padding=1)
         # The paper prints a padding of 3, which contradicts its own sizes: 2 keeps them.
         self.filters = nn.Conv2d(3, 8, kernel_size=5, padding=2) if learned else nn.Identity()
         self.upsample = upsample
 
     def forward(self, clips: Tensor) -> Tensor:
         batch, length = clips.shape[:2]
-        features = self.filters(F.max_pool2d(clips.flatten(0, 1), 3, stride=2, padding=1))
+        features = self.filters(self.pool(clips.flatten(0, 1)))
         features = features.unflatten(0, (batch, length)).float()
         difference = features[:, :COMPARED_FRAMES] - features[:, -1:] + EPSILON
         # The square root's slope is infinite at 0; the floor lies far under EPSILON squared.

@@ -1,0 +1,139 @@
+"""Random changes to a training sample, the same for all of its frames (after SSD, Liu et al. 2016).
+
+Geometry is one rectangle of the source image, possibly larger than it, that is stretched to the square
+network input, and perhaps mirrored. Boxes follow in grid cells. Colours are changed after the resize, where there
+are fewer pixels.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from amma_core.boxes import iou
+
+FILL = (104, 114, 120)
+"""Mean colour, BGR, around an image that was made smaller."""
+CROP_OVERLAPS = (None, 0.1, 0.3, 0.5, 0.7, 0.9, 0.0)
+"""Least mean IoU of a crop with a tubelet, one drawn at random; None is no crop at all."""
+TRIALS = 50
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How often and how much; the paper's line of work by default. ``Augmentation.none()`` changes nothing."""
+
+    flip: float = 0.5
+    photometric: float = 0.5
+    """Probability of each of brightness, contrast, saturation and hue."""
+    brightness: float = 32.0
+    contrast: float = 0.5
+    saturation: float = 0.5
+    """Factors from 1 - this to 1 + this."""
+    hue: float = 18.0
+    """Degrees."""
+    expand: float = 0.5
+    expand_ratio: float = 2.0
+    crop: float = 1.0
+    """Probability of drawing a crop at all (of which one in seven is still the whole image)."""
+    crop_scale: float = 0.3
+    """Least side of a crop as a share of the image's."""
+
+    @classmethod
+    def none(cls) -> "Augmentation":
+        return cls(flip=0.0, photometric=0.0, expand=0.0, crop=0.0)
+
+
+class View(NamedTuple):
+    """The part of the source image that the network sees."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+    """In source pixels; beyond the image there is the mean colour."""
+    mirrored: bool
+
+
+def draw_view(rng: Generator, settings: Augmentation, width: int, height: int, tubelets: NDArray) -> View:
+    """Draw a view of a `width` x `height` image. `tubelets` (n, m, 4) are the boxes of n actions on the m key frames."""
+    x, y, w, h = 0.0, 0.0, float(width), float(height)
+    if rng.random() < settings.expand:
+        ratio = rng.uniform(1.0, settings.expand_ratio)
+        w, h = w * ratio, h * ratio
+        x, y = rng.uniform(width - w, 0.0), rng.uniform(height - h, 0.0)
+    if rng.random() < settings.crop:
+        x, y, w, h = _draw_crop(rng, settings, np.array([x, y, w, h]), tubelets)
+    return View(x, y, x + w, y + h, bool(rng.random() < settings.flip))
+
+
+def _draw_crop(rng: Generator, settings: Augmentation, canvas: NDArray, tubelets: NDArray) -> NDArray:
+    overlap = CROP_OVERLAPS[rng.integers(len(CROP_OVERLAPS))]
+    if overlap is None:
+        return canvas
+    sides = rng.uniform(settings.crop_scale, 1.0, (TRIALS, 2)) * canvas[2:]
+    corners = canvas[:2] + rng.random((TRIALS, 2)) * (canvas[2:] - sides)
+    crops = np.concatenate([corners, corners + sides], axis=1)
+    aspect = (sides[:, 1] / sides[:, 0]) * (canvas[2] / canvas[3])
+    good = (aspect >= 0.5) & (aspect <= 2.0)
+    if len(tubelets):
+        shared = iou(crops[:, None, None], tubelets).mean(axis=2)
+        centres = (tubelets[..., :2] + tubelets[..., 2:]).mean(axis=1) / 2
+        inside = ((centres > crops[:, None, :2]) & (centres < crops[:, None, 2:])).all(axis=-1)
+        good &= (inside & (shared >= overlap)).any(axis=1)
+    if not good.any():
+        return canvas
+    chosen = good.argmax()
+    return np.concatenate([corners[chosen], sides[chosen]])
+
+
+def show(frames: NDArray[np.uint8], view: View, size: int) -> NDArray[np.uint8]:
+    """The (n, H, W, 3) frames through a view: (n, size, size, 3)."""
+    height, width = frames.shape[1:3]
+    if view == View(0.0, 0.0, width, height, False):
+        return np.stack([cv2.resize(frame, (size, size), interpolation=cv2.INTER_LINEAR) for frame in frames])
+    scale = size / np.array([view.x2 - view.x1, view.y2 - view.y1])
+    # Output pixel centres are half a pixel off the corners that boxes are measured from.
+    shift = (0.5 - np.array([view.x1, view.y1])) * scale - 0.5
+    matrix = np.array([[scale[0], 0, shift[0]], [0, scale[1], shift[1]]])
+    if view.mirrored:
+        matrix[0] = -matrix[0]
+        matrix[0, 2] += size - 1
+    return np.stack([cv2.warpAffine(frame, matrix, (size, size), borderValue=FILL) for frame in frames])
+
+
+def move_boxes(boxes: NDArray, view: View, grid: float) -> NDArray[np.float64]:
+    """Boxes (..., 4) in source pixels -> cells of a `grid` x `grid` map of the view; not clipped."""
+    scale = np.tile(grid / np.array([view.x2 - view.x1, view.y2 - view.y1]), 2)
+    moved = (boxes - np.array([view.x1, view.y1, view.x1, view.y1])) * scale
+    if view.mirrored:
+        moved = np.stack([grid - moved[..., 2], moved[..., 1], grid - moved[..., 0], moved[..., 3]], axis=-1)
+    return moved
+
+
+def change_colours(rng: Generator, settings: Augmentation, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """One random change of brightness, contrast, saturation and hue for all (n, H, W, 3) BGR frames."""
+    chosen = rng.random(4) < settings.photometric
+    amounts = rng.uniform(-1.0, 1.0, 4) * [
+        settings.brightness,
+        settings.contrast,
+        settings.saturation,
+        settings.hue,
+    ]
+    brightness, contrast, saturation, hue = np.where(chosen, amounts, 0.0)
+    if not chosen.any():
+        return frames
+    values = np.arange(256)
+    curve = np.clip((values + brightness) * (1 + contrast), 0, 255).astype(np.uint8)
+    # OpenCV stores hue in half degrees, 0..179.
+    hues = ((values + round(hue / 2)) % 180).astype(np.uint8)
+    saturations = np.clip(values * (1 + saturation), 0, 255).astype(np.uint8)
+    table = np.stack([hues, saturations, values.astype(np.uint8)], axis=-1)[None]
+    # All frames at once, one above the other: OpenCV's calls cost more than its work on small images.
+    tall = cv2.LUT(frames.reshape(-1, *frames.shape[2:]), curve)
+    if chosen[2:].any():
+        tall = cv2.cvtColor(cv2.LUT(cv2.cvtColor(tall, cv2.COLOR_BGR2HSV), table), cv2.COLOR_HSV2BGR)
+    return tall.reshape(frames.shape)

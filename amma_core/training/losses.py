@@ -1,0 +1,50 @@
+"""What training minimises (section 3.3, equations 4 to 7)."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from amma_core.network import Maps
+
+WEIGHTS = (1.0, 1.0, 0.1)
+"""Of the center, trajectory and box losses in the sum."""
+
+
+class Losses(NamedTuple):
+    center: Tensor
+    movement: Tensor
+    size: Tensor
+
+    def total(self) -> Tensor:
+        return sum(weight * loss for weight, loss in zip(WEIGHTS, self, strict=True))
+
+
+def losses(maps: Maps, heat: Tensor, window: Tensor, cells: Tensor, movement: Tensor, size: Tensor) -> Losses:
+    """The three losses of `maps` for targets as in :class:`~amma_core.training.targets.Targets`.
+
+    Movement is read at the newest key frame's cell, sizes at each key frame's own. Without any action
+    in the batch both are 0.
+    """
+    clips = cells.shape[1]
+    columns, rows = cells[..., 0], cells[..., 1]
+    moved = maps.movement[window, :, rows[:, -1], columns[:, -1]].unflatten(1, (clips, 2))
+    sizes = maps.size.unflatten(1, (clips, 2))
+    sized = sizes[window[:, None], torch.arange(clips, device=cells.device), :, rows, columns]
+    return Losses(focal(maps.heat, heat), mean_distance(moved, movement), mean_distance(sized, size))
+
+
+def focal(probability: Tensor, target: Tensor) -> Tensor:
+    """CenterNet's focal loss over all cells, per positive (a target of exactly 1); undivided if there is none."""
+    p = probability.clamp(1e-4, 1 - 1e-4)
+    positive = target.eq(1)
+    loss = torch.where(
+        positive, (1 - p).square() * p.log(), (1 - target).pow(4) * p.square() * torch.log1p(-p)
+    )
+    return -loss.sum() / positive.sum().clamp_min(1)
+
+
+def mean_distance(answer: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute difference; 0, but still part of the graph, where there is nothing to compare."""
+    return F.l1_loss(answer, target, reduction="sum") / max(1, target.numel())

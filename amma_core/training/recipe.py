@@ -1,0 +1,173 @@
+"""A training run's settings, as its YAML file gives them."""
+
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+
+from amma_core.config import NetworkConfig
+from amma_core.errors import AmmaError
+from amma_core.training.augmentation import Augmentation
+
+
+@dataclass(frozen=True)
+class Data:
+    annotations: str
+    """A data set in the native format, or a benchmark's pickle."""
+    train: str = "train1"
+    """The split to train on."""
+    test: str = "test1"
+    """The split that is looked at once, after training."""
+    validation: float = 0.1
+    """Share of the training split, by groups, that is held out to choose the best epoch; 0 holds out nothing."""
+    group: str = ""
+    """Regular expression that the names of all videos of one group begin with a match of: clips of one recording
+    go to one side. Empty: every video is a group of its own."""
+    cache: str = "runs/cache"
+    """Folder for the decoded frames."""
+    max_side: int | None = None
+    """Frames are cached with at most this many pixels on their longer side; null keeps them as they are."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    windows: int = 1
+    """Windows per sample, which share clips."""
+    stride: int = 1
+    """An epoch has one sample for so many frames with actions."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    epochs: int
+    input_size: int = 288
+    frozen_stages: int = 0
+    """The first so many backbone stages of both streams keep their weights (not their batch statistics), which
+    saves going back through them; above 0 the micro-motion filters keep theirs, too."""
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    name: str = "adam"
+    """adam, or adamw with `weight_decay`."""
+    rate: float = 5e-4
+    backbone_rate: float | None = None
+    """Learning rate of the backbone where it differs."""
+    weight_decay: float = 0.0
+    batch: int = 16
+    """Samples per step, over all devices."""
+    schedule: str = "steps"
+    """``steps`` multiplies the rate by `factor` after each epoch of `milestones`; ``cosine`` lets it fall to 0."""
+    milestones: list[int] = field(default_factory=list)
+    factor: float = 0.1
+    warmup: float = 0.0
+    """Share of all steps in which the rate rises linearly."""
+    clip_gradient: float = 0.0
+    """Largest norm of the gradient; 0 leaves it alone."""
+    ema: float = 0.0
+    """Decay of the moving average of the weights that is evaluated and saved; 0 uses the weights themselves."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    accelerator: str = "auto"
+    devices: int = 1
+    """Processes, each with its own device; on a CPU each takes `threads` threads."""
+    nodes: int = 1
+    precision: str = "bf16-mixed"
+    threads: int = 0
+    """Threads per process on a CPU; 0 leaves the choice to torch."""
+    workers: int = 1
+    """Loader processes per device."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    data: Data
+    network: dict
+    """Fields of NetworkConfig without num_classes and input_size."""
+    phases: list[Phase]
+    initial_weights: str | None = None
+    """A name of `amma_core.training.initial_weights.PACKAGES`, a checkpoint file, or null for random ones."""
+    appearance_share: list[float] | None = None
+    """Initial share of the appearance in each fusion; null starts all at the paper's 0.6. A larger one disturbs
+    pre-trained appearance stages less, which matters where they are frozen."""
+    sampling: Sampling = field(default_factory=Sampling)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    optimisation: Optimisation = field(default_factory=Optimisation)
+    machine: Machine = field(default_factory=Machine)
+    validate_every: int = 1
+    """Epochs between two validations."""
+    seed: int = 0
+
+    @property
+    def epochs(self) -> int:
+        return sum(phase.epochs for phase in self.phases)
+
+    def phase_of(self, epoch: int) -> Phase:
+        """The phase of an epoch, counted from 0."""
+        for phase in self.phases:
+            if epoch < phase.epochs:
+                return phase
+            epoch -= phase.epochs
+        raise IndexError(epoch)
+
+    def network_config(self, num_classes: int) -> NetworkConfig:
+        values = {**self.network, "num_classes": num_classes, "input_size": self.phases[-1].input_size}
+        return NetworkConfig.from_dict(values, "network")
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+
+def load_recipe(path: Path, overrides: list[str]) -> Recipe:
+    """Read a YAML file, with ``a.b=value`` overrides on top. Raises AmmaError for what doesn't belong there."""
+    try:
+        values = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise AmmaError(f"there is no training configuration at {path}") from None
+    except yaml.YAMLError as error:
+        raise AmmaError(f"{path} is not YAML: {error}") from None
+    for override in overrides:
+        keys, found, value = override.partition("=")
+        if not found:
+            raise AmmaError(f"--set {override}: write it as name=value, for instance data.train=train2")
+        *parents, last = keys.split(".")
+        target = values
+        for parent in parents:
+            target = target.setdefault(parent, {})
+        target[last] = yaml.safe_load(value)
+    return _build(Recipe, values, str(path))
+
+
+def _build(kind: type, values: Any, where: str) -> Any:
+    if not isinstance(values, dict):
+        raise AmmaError(f"{where}: expected names and values, found {values!r}")
+    hints = get_type_hints(kind)
+    known = {f.name for f in fields(kind)}
+    if unknown := sorted(set(values) - known):
+        raise AmmaError(f"{where}: unknown setting {unknown[0]!r}; known are {', '.join(sorted(known))}")
+    built = {}
+    for name, value in values.items():
+        hint, place = hints[name], f"{where}: {name}"
+        if is_dataclass(hint):
+            value = _build(hint, value, place)
+        elif hint == list[Phase]:
+            value = [_build(Phase, item, f"{place}[{i}]") for i, item in enumerate(value)]
+        elif hint in (float, float | None) and isinstance(value, int | str) and not isinstance(value, bool):
+            value = _number(value, place)  # YAML reads 5e-4 as text
+        elif hint in (int, float, str, bool) and type(value) is not hint:
+            raise AmmaError(f"{place} is {value!r}, but must be of type {hint.__name__}")
+        built[name] = value
+    try:
+        return kind(**built)
+    except TypeError as error:
+        raise AmmaError(f"{where}: {error}") from None
+
+
+def _number(value: int | str, place: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise AmmaError(f"{place} is {value!r}, but must be a number") from None

@@ -1,0 +1,149 @@
+"""From annotated videos to batches of clips and windows.
+
+A sample is a run of windows of one video, t frames apart, all seen through the same augmentation. Neighbouring
+windows share K - 1 clips, and every distinct clip is in the sample once: the network encodes each once, and
+windows pick what they need. Everything random about a sample follows from (seed, epoch, its number).
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from amma_core.config import NetworkConfig
+from amma_core.data.cache import FrameCache
+from amma_core.data.dataset import Video
+from amma_core.training.augmentation import Augmentation, change_colours, draw_view, move_boxes, show
+from amma_core.training.targets import Targets, join, window_targets
+
+
+class Batch(NamedTuple):
+    clips: NDArray[np.uint8]
+    """(N, t, S, S, 3) BGR."""
+    windows: NDArray[np.int64]
+    """(M, K) indices into `clips`, oldest first."""
+    targets: Targets
+
+
+class Request(NamedTuple):
+    """What a loader asks for: the sample of that number, as it is in that epoch, at that input size."""
+
+    epoch: int
+    number: int
+    input_size: int
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The training samples of a list of videos; ``samples[Request(...)]`` makes one.
+
+    An epoch has one sample for every `stride` frames with actions (at least one per video), and each sample has up to
+    `windows` windows. The paper's recipe, every frame a key frame once per epoch, is a stride of 1 and one
+    window. Whatever is random depends on `seed`.
+    """
+
+    videos: list[Video]
+    cache: FrameCache
+    network: NetworkConfig
+    augmentation: Augmentation
+    windows: int = 1
+    stride: int = 1
+    seed: int = 0
+
+    def __post_init__(self):
+        index = []
+        for video_index, video in enumerate(self.videos):
+            frames = action_frames(video)
+            if len(frames):
+                index += [
+                    (video_index, part) for part in np.array_split(frames, -(-len(frames) // self.stride))
+                ]
+        object.__setattr__(self, "_index", index)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, request: Request) -> Batch:
+        rng = np.random.default_rng((self.seed, request.epoch, request.number))
+        video_index, candidates = self._index[request.number]
+        video = self.videos[video_index]
+        clips, length = self.network.clips, self.network.clip_length
+        keys = window_keys(video, int(rng.choice(candidates)), self.windows, clips, length)
+        distinct, windows = np.unique(keys, return_inverse=True)
+        windows = windows.reshape(keys.shape)
+
+        labels, boxes, present = boxes_at(video, distinct)
+        view = draw_view(rng, self.augmentation, video.width, video.height, boxes)
+        frames, clip_frames = np.unique(clip_numbers(distinct, length), return_inverse=True)
+        source = self.cache[video.name][frames - 1]
+        # A cache may hold smaller frames than the video's; boxes are in the video's pixels.
+        ratio = np.array([source.shape[2] / video.width, source.shape[1] / video.height])
+        x1, y1, x2, y2 = np.array(view[:4]) * np.tile(ratio, 2)
+        images = show(source, view._replace(x1=x1, y1=y1, x2=x2, y2=y2), request.input_size)
+        images = change_colours(rng, self.augmentation, images)
+
+        grid = request.input_size // 8
+        cells = move_boxes(boxes, view, grid)
+        targets = []
+        for window in windows:
+            here = present[:, window[-1]]
+            targets.append(
+                window_targets(cells[here][:, window], labels[here], self.network.num_classes, grid)
+            )
+        return Batch(images[clip_frames.reshape(-1, length)], windows, join(targets))
+
+
+def join_batches(batches: list[Batch]) -> Batch:
+    """Several samples as one batch."""
+    offsets = np.cumsum([0, *(len(batch.clips) for batch in batches[:-1])])
+    return Batch(
+        np.concatenate([batch.clips for batch in batches]),
+        np.concatenate([batch.windows + offset for batch, offset in zip(batches, offsets, strict=True)]),
+        join([batch.targets for batch in batches]),
+    )
+
+
+def action_frames(video: Video) -> NDArray[np.int64]:
+    """Numbers of the frames on which something is annotated."""
+    return np.unique(np.concatenate([[], *(tube.boxes[:, 0] for tube in video.tubes)])).astype(np.int64)
+
+
+def window_keys(video: Video, newest: int, windows: int, clips: int, length: int) -> NDArray[np.int64]:
+    """(M, K) key frames of up to `windows` windows, the last of which ends at `newest`, `length` frames apart.
+
+    Windows that end before the first frame or on a frame without an action are left out; key frames before the first
+    frame are the first frame.
+    """
+    ends = newest - length * np.arange(windows)[::-1]
+    ends = ends[(ends >= 1) & np.isin(ends, action_frames(video))]
+    return np.maximum(ends[:, None] - length * np.arange(clips)[::-1], 1)
+
+
+def clip_numbers(keys: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+    """(n, t) frames of the clips that end at (n,) key frames; before the first frame, the first."""
+    return np.maximum(keys[:, None] - np.arange(length)[::-1], 1)
+
+
+def boxes_at(video: Video, frames: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray, NDArray[np.bool_]]:
+    """Labels (n,), boxes (n, m, 4) on the given frames, and whether each action is there on them (n, m).
+
+    Where it is not, the box is that of the nearest frame that has one: an action that began within a window is
+    taken to have stood still before.
+    """
+    labels = np.array([tube.label for tube in video.tubes], np.int64)
+    boxes = np.zeros((len(labels), len(frames), 4))
+    present = np.zeros((len(labels), len(frames)), bool)
+    for i, tube in enumerate(video.tubes):
+        numbers = tube.boxes[:, 0]
+        after = np.clip(np.searchsorted(numbers, frames), 0, len(numbers) - 1)
+        before = np.maximum(after - 1, 0)
+        nearest = np.where(np.abs(numbers[before] - frames) < np.abs(numbers[after] - frames), before, after)
+        boxes[i] = tube.boxes[nearest, 1:]
+        present[i] = numbers[nearest] == frames
+    return labels, boxes, present
+
+
+def epoch_order(rng: Generator, count: int) -> NDArray[np.int64]:
+    return rng.permutation(count)

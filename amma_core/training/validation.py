@@ -1,0 +1,61 @@
+"""Frame-mAP of a network on videos in the frame cache, streaming as deployed but a video at a time."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from amma_core.data.cache import FrameCache
+from amma_core.data.dataset import Video
+from amma_core.decoding import decode
+from amma_core.evaluation.frame_map import frame_map
+from amma_core.evaluation.tubelets import frame_detections
+from amma_core.evaluation.tubes import annotated_tubes
+from amma_core.network import Amma
+from amma_core.training.augmentation import View, show
+from amma_core.training.samples import clip_numbers
+from amma_core.types import Tubelets
+
+
+def validate(network: Amma, videos: list[Video], cache: FrameCache) -> float:
+    """Frame-mAP@0.5 in percent. Leaves the network in evaluation mode."""
+    network.eval()
+    rows = []
+    for index, video in enumerate(videos):
+        rows.append(frame_detections(detect(network, video, cache[video.name]), index))
+    return frame_map(np.concatenate(rows), annotated_tubes(videos).frames(), network.config.num_classes)
+
+
+@torch.inference_mode()
+def detect(network: Amma, video: Video, frames: NDArray[np.uint8]) -> list[Tubelets]:
+    """The answers at all key frames of a video: every t frames, and its last frame.
+
+    What :class:`~amma_core.detector.ActionDetector` gives for the same frames, with the clips of the video as one batch.
+    """
+    config = network.config
+    device = next(network.parameters()).device
+    keys = np.append(np.arange(config.clip_length, len(frames), config.clip_length), len(frames))
+    clips = clip_numbers(np.append(1, keys), config.clip_length)  # the padding's, then the keys'
+    whole = View(0.0, 0.0, frames.shape[2], frames.shape[1], False)
+    images = torch.from_numpy(show(frames, whole, config.input_size)[clips - 1])
+    features = network.encode(images.to(device).permute(0, 1, 4, 2, 3))
+    windows = np.maximum(np.arange(1, len(clips))[:, None] - np.arange(config.clips)[::-1], 0)
+    maps = network.head(features[torch.from_numpy(windows).to(device)])
+    heat, movement, size = (values.float().cpu().numpy() for values in maps)
+
+    steps = []
+    before = 0
+    for i, key in enumerate(keys):
+        labels, scores, boxes = decode(
+            heat[i],
+            movement[i],
+            size[i],
+            (video.width, video.height),
+            add_motion_of_key=config.add_key_movement,
+        )
+        numbers = np.append(1, keys)[windows[i]]
+        settled = np.arange(before + 1, key + 1)
+        before = key
+        steps.append(
+            Tubelets((video.width, video.height), numbers, numbers, settled, settled, labels, scores, boxes)
+        )
+    return steps
