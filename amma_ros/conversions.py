@@ -13,9 +13,10 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection2D, Detection2DArray, LabelInfo, ObjectHypothesisWithPose, VisionClass
 
+from amma_core.behavior import Event, Sightings
 from amma_core.errors import AmmaError
 from amma_core.types import Floats, FrameDetections, Ints, Tube, Tubelets
-from amma_ros.msg import ActionTube, ActionTubeArray, Tubelet, TubeletArray
+from amma_ros.msg import ActionEvent, ActionTube, ActionTubeArray, Tubelet, TubeletArray
 
 try:  # what ROS users have and trust; the other does the same work where no cv_bridge is installed
     from cv_bridge import CvBridge
@@ -269,6 +270,32 @@ def _tube_to_message(tube: Tube, labels: Mapping[int, str], frame_id: str) -> Ac
     if len(tube):
         message.box = tube.boxes[-1].astype(np.float32)
     return message
+
+
+def message_to_sightings(message: ActionTubeArray) -> Sightings:
+    """What is seen at the message's stamp: the tubes that go on."""
+    alive = [tube for tube in message.tubes if tube.state == ActionTube.ACTIVE]
+    return Sightings(
+        stamp=to_nanoseconds(message.header.stamp),
+        image_size=(message.image_width, message.image_height),
+        tubes=[tube.id for tube in alive],
+        labels=[tube.label for tube in alive],
+        scores=np.array([tube.score for tube in alive], np.float32),
+        boxes=np.array([tube.box for tube in alive], np.float32).reshape(-1, 4),
+    )
+
+
+def event_to_message(event: Event, frame_id: str) -> ActionEvent:
+    return ActionEvent(
+        header=Header(stamp=to_stamp(event.stamp), frame_id=frame_id),
+        rule=event.rule,
+        active=event.begins,
+        people=event.people,
+        tube_id=event.tube,
+        label=event.label,
+        score=event.score,
+        box=np.array(event.box, np.float32),
+    )
 
 
 def label_info(labels: Sequence[str], threshold: float, stamp: Time) -> LabelInfo:

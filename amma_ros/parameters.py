@@ -206,6 +206,22 @@ LINKER = (
     *_qos("action_tubes", INACTIVE, "reliable", 100),
 )
 
+BEHAVIOR = (
+    Parameter("rules_file", "", "YAML file of the rules, as docs/behaviors.md describes it.", INACTIVE),
+    Parameter(
+        "max_gap",
+        1.0,
+        "Seconds between two messages of `action_tubes` above which what was seen before is over. "
+        "Raise it where key frames are that far apart.",
+        INACTIVE,
+        0.001,
+        3600.0,
+    ),
+    _MANAGED[0],
+    *_qos("action_tubes", INACTIVE, "reliable", 100),
+    *_qos("action_events", INACTIVE, "reliable", 100),
+)
+
 VISUALIZER = (
     Parameter("trail", 30, "Frames that the trail behind a person goes back; 0 draws none.", ALWAYS, 0, 1000),
     Parameter(
@@ -251,6 +267,7 @@ VIDEO_PUBLISHER = (
 NODES = {
     "detector": DETECTOR,
     "linker": LINKER,
+    "behavior": BEHAVIOR,
     "visualizer": VISUALIZER,
     "video_publisher": VIDEO_PUBLISHER,
 }
