@@ -11,8 +11,10 @@ from amma_core.errors import AmmaError
 # Subcommand -> (module, one line for `amma --help`). Modules are imported only when asked for, so
 # that looking for actions never loads what only training or evaluation needs.
 COMMANDS = {
+    "train": ("train", "train a network on annotated videos"),
     "detect": ("detect", "find actions in a video"),
     "eval": ("evaluate", "judge predictions against ground truth: frame-mAP, video-mAP, errors"),
+    "evaluate-model": ("evaluate_model", "run a model over a data set as a stream, and judge it"),
     "info": ("info", "parameters and multiply-adds of a network"),
 }
 

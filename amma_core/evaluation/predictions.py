@@ -45,11 +45,27 @@ def save_predictions(
     """Write the ``.npz`` format; frames in single precision."""
     arrays = {"frames": np.asarray(frames, np.float32).reshape(-1, 8)}
     if tubes is not None:
-        arrays |= {f"tube_{field.name}": getattr(tubes, field.name) for field in fields(tubes)}
+        arrays |= tube_arrays(tubes)
     if videos is not None:
         arrays["videos"] = np.array(videos, np.str_)
     with Path(path).open("wb") as file:
         np.savez(file, **arrays)
+
+
+def tube_arrays(tubes: Tubes) -> dict[str, NDArray]:
+    """Tubes as named arrays of an ``.npz`` file."""
+    return {f"tube_{field.name}": getattr(tubes, field.name) for field in fields(tubes)}
+
+
+def tubes_of(arrays: dict[str, NDArray]) -> Tubes:
+    """Tubes from the named arrays of an ``.npz`` file."""
+    return Tubes(
+        arrays["tube_videos"].astype(np.int64),
+        arrays["tube_labels"].astype(np.int64),
+        arrays["tube_scores"].astype(np.float64),
+        arrays["tube_offsets"].astype(np.int64),
+        _tube_boxes(arrays["tube_boxes"]),
+    )
 
 
 def load_predictions(path: str | Path, videos: list[Video], labels: list[str]) -> Predictions:
@@ -148,14 +164,7 @@ def _read_npz(path: Path) -> Predictions:
     videos = arrays["videos"].tolist() if "videos" in arrays else None
     if "tube_boxes" not in arrays:
         return Predictions(frames, None, videos)
-    tubes = Tubes(
-        arrays["tube_videos"].astype(np.int64),
-        arrays["tube_labels"].astype(np.int64),
-        arrays["tube_scores"].astype(np.float64),
-        arrays["tube_offsets"].astype(np.int64),
-        _tube_boxes(arrays["tube_boxes"]),
-    )
-    return Predictions(frames, tubes, videos)
+    return Predictions(frames, tubes_of(arrays), videos)
 
 
 def _read_json(path: Path, videos: list[Video], labels: list[str]) -> Predictions:

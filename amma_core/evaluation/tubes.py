@@ -48,6 +48,17 @@ class Tubes:
             np.concatenate([np.zeros((0, 5)), *boxes]),
         )
 
+    @classmethod
+    def join(cls, several: Iterable["Tubes"]) -> "Tubes":
+        """All tubes of several, in their order."""
+        several = [cls.of([]), *several]
+        lengths = np.concatenate([np.diff(tubes.offsets) for tubes in several])
+        arrays = {
+            name: np.concatenate([getattr(tubes, name) for tubes in several])
+            for name in ("videos", "labels", "scores", "boxes")
+        }
+        return cls(offsets=np.append(0, np.cumsum(lengths)), **arrays)
+
     @property
     def first_frames(self) -> NDArray[np.float64]:
         return self.boxes[self.offsets[:-1], 0]

@@ -1,0 +1,240 @@
+"""A model over the videos of a split, as a robot would see them: frame by frame, once."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from amma_core import bundle
+from amma_core.data.dataset import Video
+from amma_core.detector import ActionDetector
+from amma_core.errors import AmmaError
+from amma_core.evaluation.predictions import tube_arrays, tubes_of
+from amma_core.evaluation.tubelets import frame_detections
+from amma_core.evaluation.tubes import Tubes
+from amma_core.linker import TubeLinker
+from amma_core.pipeline import ActionPipeline
+from amma_core.runtime.torch_runtime import TorchRuntime
+from amma_core.types import Tubelets
+from amma_core.video import VideoReader
+
+STAGES = ("encode", "head", "link", "rest")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the result of a video depends on."""
+
+    model: str
+    labels: tuple[str, ...]
+    """The classes of the data set, in its order; the model must know no others."""
+    device: str = "auto"
+    policy: str = "pad_first"
+    dense: bool = False
+    """Frame detections from a key frame at every frame instead of every t-th. Tubes stay as they are."""
+
+
+@dataclass(frozen=True, eq=False)
+class VideoResult:
+    frames: NDArray[np.float32]
+    """(N, 8) as in a file of predictions."""
+    tubes: Tubes
+    seconds: NDArray[np.float64]
+    """(4,) spent per stage: see STAGES. Reading the video and a dense pass are not in it."""
+    latencies: NDArray[np.float64]
+    """Seconds from the arrival of a key frame to its answer, per answer."""
+    count: int
+    """Frames seen."""
+
+    def save(self, path: Path) -> None:
+        """The file appears when it is whole."""
+        partial = path.with_suffix(".partial")
+        with partial.open("wb") as file:
+            np.savez(
+                file,
+                frames=self.frames,
+                seconds=self.seconds,
+                latencies=self.latencies,
+                count=self.count,
+                **tube_arrays(self.tubes),
+            )
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> "VideoResult":
+        with np.load(path) as file:
+            arrays = dict(file)
+        count = int(arrays["count"])
+        return cls(arrays["frames"], tubes_of(arrays), arrays["seconds"], arrays["latencies"], count)
+
+
+class Evaluator:
+    """Runs one model over videos, one after the other."""
+
+    def __init__(self, settings: Settings):
+        model = bundle.load(settings.model)
+        unknown = [label for label in model.labels if label not in settings.labels]
+        if unknown:
+            raise AmmaError(f"{model.path} finds {unknown[0]!r}, which is not among the data set's labels")
+        self.settings = settings
+        self._labels = np.array([settings.labels.index(label) for label in model.labels])
+        self._runtime = TorchRuntime(model.build(), settings.device)
+        self._seconds = dict.fromkeys(STAGES, 0.0)
+        self._time(self._runtime, "encode", "encode")
+        self._time(self._runtime, "head", "head")
+
+    def __call__(self, index: int, video: Video) -> VideoResult:
+        """Raises AmmaError if the video cannot be read."""
+        config = self._runtime.config
+        linker = TubeLinker(min_frames=config.clips * config.clip_length, keep_history=True)
+        self._time(linker, "update", "link")
+        self._time(linker, "finish", "link")
+        pipeline = ActionPipeline(self._detector(), linker)
+        self._seconds = dict.fromkeys(STAGES, 0.0)
+        found: list[Tubelets] = []
+        tubes, latencies, total = [], [], 0.0
+
+        def take(step: Callable, *frame) -> None:
+            nonlocal total
+            start = time.perf_counter()
+            tubes.extend(step(*frame).tubes)
+            elapsed = time.perf_counter() - start
+            total += elapsed
+            latencies.extend([elapsed] * bool(pipeline.tubelets))
+            found.extend(pipeline.tubelets)
+
+        for image, stamp in _images(video):
+            take(pipeline.update, image, stamp)
+        take(pipeline.flush)
+        self._seconds["rest"] = total - sum(self._seconds.values())
+        seconds = np.array([self._seconds[stage] for stage in STAGES])
+        if self.settings.dense:
+            for lead in range(1, config.clip_length):
+                found += self._shifted(video, lead)
+
+        frames = frame_detections(found, index).astype(np.float32)
+        frames[:, 2] = self._labels[frames[:, 2].astype(np.int64)]
+        ended = Tubes.of(
+            (index, self._labels[tube.label], tube.score, np.column_stack([tube.numbers, tube.boxes]))
+            for tube in tubes
+        )
+        return VideoResult(frames, ended, seconds, np.array(latencies), pipeline.detector.frames_seen)
+
+    def _detector(self) -> ActionDetector:
+        return ActionDetector(self._runtime, policy=self.settings.policy)
+
+    def _shifted(self, video: Video, lead: int) -> list[Tubelets]:
+        """The answers at key frames `lead` frames earlier: copies of the first frame go before the video."""
+        detector, found = self._detector(), []
+        for image, stamp in _images(video):
+            for _ in range(lead + 1 if detector.frames_seen == 0 else 1):
+                found += detector.update(image, stamp)
+        return [replace(step, key_numbers=np.maximum(step.key_numbers - lead, 1)) for step in found]
+
+    def _time(self, target: object, method: str, stage: str) -> None:
+        """Have the time that a method takes added to a stage."""
+        inner = getattr(target, method)
+
+        def timed(*arguments):
+            start = time.perf_counter()
+            result = inner(*arguments)
+            if self._runtime.device.type == "cuda":
+                torch.cuda.synchronize(self._runtime.device)  # else the next stage would pay for this one
+            self._seconds[stage] += time.perf_counter() - start
+            return result
+
+        setattr(target, method, timed)
+
+
+def _images(video: Video) -> Iterator[tuple[NDArray[np.uint8], int]]:
+    return islice(VideoReader(video.file, video.fps), video.frames)
+
+
+def evaluate_videos(
+    settings: Settings, videos: list[Video], folder: Path, workers: int = 1, share: tuple[int, int] = (0, 1)
+) -> None:
+    """Run a model over videos and leave the result of each in a file of ``folder``.
+
+    Videos whose file is there are not run again, so that a run that was cut off goes on where it was.
+
+    Args:
+        settings: what to run.
+        videos: all videos of the split.
+        folder: where the results go; made if it is not there.
+        workers: processes that run videos at the same time.
+        share: this machine's rank and the number of machines; it runs every so-manieth video.
+
+    Raises:
+        AmmaError: a video cannot be read, or the folder holds the results of other settings.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _claim(folder, settings, videos)
+    rank, world = share
+    todo = [
+        (index, video, result_file(folder, index))
+        for index, video in enumerate(videos)
+        if index % world == rank and not result_file(folder, index).exists()
+    ]
+    mine = len(range(rank, len(videos), world))
+    progress = tqdm(total=mine, initial=mine - len(todo), unit=" videos", disable=rank > 0)
+    with progress:
+        for _ in _results(settings, todo, workers):
+            progress.update()
+
+
+def result_file(folder: Path, index: int) -> Path:
+    return folder / f"{index:05d}.npz"
+
+
+def _results(settings: Settings, todo: list, workers: int) -> Iterator[None]:
+    if not todo:
+        return
+    if min(workers, len(todo)) == 1:
+        _start(settings, None)
+        yield from map(_run, todo)
+        return
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    with ProcessPoolExecutor(workers, get_context("spawn"), _start, (settings, threads)) as pool:
+        yield from pool.map(_run, todo)
+
+
+_evaluator: Evaluator | None = None  # one per process, made before its first video
+
+
+def _start(settings: Settings, threads: int | None) -> None:
+    global _evaluator
+    if threads:
+        torch.set_num_threads(threads)
+    _evaluator = Evaluator(settings)
+
+
+def _run(task: tuple[int, Video, Path]) -> None:
+    index, video, path = task
+    _evaluator(index, video).save(path)
+
+
+def _claim(folder: Path, settings: Settings, videos: list[Video]) -> None:
+    """Refuse a folder with results of something else."""
+    model = bundle.load(settings.model)
+    weights = model.path / bundle.WEIGHTS
+    content = {
+        **asdict(settings),
+        "labels": list(settings.labels),
+        "weights": hashlib.sha256(weights.read_bytes()).hexdigest() if model.trained else None,
+        "videos": [video.name for video in videos],
+    }
+    note = folder / "settings.json"
+    if note.exists() and json.loads(note.read_text()) != content:
+        raise AmmaError(f"{folder} holds results of another model, split or setting; give another --output")
+    note.write_text(json.dumps(content))
