@@ -52,18 +52,34 @@ class ClipAssembler:
     Policies: with ``pad_first`` the first clip gets an answer at once, copies of the first frame standing
     for the K - 1 clips before it; with ``full`` the first K - 1 clips get none, and the frames until then are
     settled by the K-th.
+
+    With `target_fps` clips have about that rate, whatever the camera's: frames that come sooner are passed
+    over. They are settled like the others, but no clip holds them (unless the stream ends with one).
     """
 
-    def __init__(self, length: int, clips: int, size: int, policy: str = "pad_first", max_gap: float = 1.0):
+    def __init__(
+        self,
+        length: int,
+        clips: int,
+        size: int,
+        policy: str = "pad_first",
+        max_gap: float = 1.0,
+        target_fps: float | None = None,
+    ):
         if policy not in POLICIES:
             raise AmmaError(f"policy is {policy!r}, but must be one of {', '.join(POLICIES)}")
         if not max_gap > 0:
             raise AmmaError(f"max_gap is {max_gap}, but must be more than 0 seconds")
         self.length, self.clips, self.size, self.policy = length, clips, size, policy
+        if target_fps is not None and not target_fps > 0:
+            raise AmmaError(f"target_fps is {target_fps}, but must be more than 0")
         self.max_gap = int(max_gap * 1e9)
+        self.period = int(1e9 / target_fps) if target_fps else 0
         self.number = 0
         """Frames seen in the whole run, so also the newest frame's number."""
         self.stream = 0
+        self.cut = ""
+        """Why the last stream ended that did not end by itself."""
         self._begin()
 
     def _begin(self) -> None:
@@ -72,6 +88,9 @@ class ClipAssembler:
         self._last_stamp: int | None = None
         self._image_size: tuple[int, int] | None = None
         self._fresh = 0  # frames of the clip being assembled
+        self._since_key = 0  # frames without an answer that came after the last clip
+        self._due: int | None = None  # stamp around which the next frame is wanted
+        self._passed_over: tuple | None = None  # image, number, stamp of the newest frame, if nobody wants it
         self._made = 0  # clips of this stream
         self._answered = False
         self._settled: list[tuple[int, int]] = []  # number, stamp of the frames without an answer
@@ -86,34 +105,45 @@ class ClipAssembler:
                 f"a frame has shape {image.shape}, type {image.dtype}, but must be height x width x 3, uint8"
             )
         size = (image.shape[1], image.shape[0])
-        steps = self.finish() if self._is_cut(stamp) or self._image_size not in (None, size) else []
+        steps = self._end_at_cut(stamp, size)
         self._image_size = size
         self._last_stamp = stamp
         self.number += 1
-
-        resized = cv2.resize(image, (self.size, self.size), interpolation=cv2.INTER_LINEAR)
-        frame = (resized, self.number, stamp)
-        self._first = self._first or frame
-        self._recent.append(frame)
-        self._settled.append(frame[1:])
-        self._fresh += 1
+        self._settled.append((self.number, stamp))
+        self._since_key += 1
+        self._passed_over = (image, self.number, stamp)
+        due = stamp if self._due is None else self._due
+        # A quarter of a period is what a camera's clock may be out; a slow camera must not save up frames.
+        if stamp >= due - self.period // 4:
+            self._due = max(due + self.period, stamp + self.period // 2)
+            self._take_newest()
         if self._fresh == self.length:
             steps.append(self._step())
         return steps
 
+    def _take_newest(self) -> None:
+        image, *when = self._passed_over
+        frame = (cv2.resize(image, (self.size, self.size), interpolation=cv2.INTER_LINEAR), *when)
+        self._passed_over = None
+        self._first = self._first or frame
+        self._recent.append(frame)
+        self._fresh += 1
+
     def skip(self, stamp: int) -> list[Step]:
         """Count a frame that nobody will look at. The clip begun is dropped with it: no clip has holes."""
-        steps = self.finish() if self._is_cut(stamp) else []
+        steps = self._end_at_cut(stamp, self._image_size)
         self._last_stamp = stamp
         self.number += 1
-        if self._fresh:
-            del self._settled[-self._fresh :]
-        self._fresh = 0
+        del self._settled[len(self._settled) - self._since_key :]
+        self._fresh = self._since_key = 0
+        self._passed_over = self._due = None
         self._recent.clear()
         return steps
 
     def finish(self) -> list[Step]:
         """End the stream: one last step if frames are left that have had no answer."""
+        if self._passed_over is not None:
+            self._take_newest()
         steps = [self._step(last=True)] if self._settled else []
         if self._last_stamp is not None:
             self.stream += 1
@@ -123,11 +153,25 @@ class ClipAssembler:
     def reset(self) -> None:
         """End the stream and forget the frames that have had no answer."""
         self._settled = []
+        self._passed_over = None
         self.finish()
 
-    def _is_cut(self, stamp: int) -> bool:
-        last = self._last_stamp
-        return last is not None and not 0 <= stamp - last <= self.max_gap
+    def _end_at_cut(self, stamp: int, size: tuple[int, int] | None) -> list[Step]:
+        """End the stream if a frame of this stamp and size does not belong to it."""
+        if self._last_stamp is not None:
+            gap = stamp - self._last_stamp
+            if gap < 0:
+                return self._end(f"the stamps jumped back by {-gap / 1e9:.3f} s")
+            if gap > self.max_gap:
+                return self._end(f"no frame for {gap / 1e9:.3f} s")
+            if self._image_size not in (None, size):
+                old, new = (f"{width}x{height}" for width, height in (self._image_size, size))
+                return self._end(f"the image size changed from {old} to {new}")
+        return []
+
+    def _end(self, cut: str) -> list[Step]:
+        self.cut = cut
+        return self.finish()
 
     def _step(self, last: bool = False) -> Step:
         starts = self._made == 0
@@ -135,7 +179,7 @@ class ClipAssembler:
         if self._fresh:
             clip = self._clip(list(self._recent))
             self._made += 1
-            self._fresh = 0
+            self._fresh = self._since_key = 0
         answers = last or self.policy == "pad_first" or self._made >= self.clips
         settled = np.array(self._settled if answers else [], np.int64).reshape(-1, 2)
         padding = None

@@ -44,7 +44,8 @@ class ActionDetector:
     """Finds tubelets in one stream of frames, with one encoder pass per clip.
 
     A clip is encoded as soon as its t frames are there; the head then looks at the cached features of the
-    last K clips. See :class:`~amma_core.clips.ClipAssembler` for `policy`, `max_gap` and what ends a stream.
+    last K clips. See :class:`~amma_core.clips.ClipAssembler` for `policy`, `max_gap`, `target_fps` and what
+    ends a stream.
     `top` is how many tubelets an answer has at most; those scoring less than `min_score` are left out.
     """
 
@@ -54,6 +55,7 @@ class ActionDetector:
         *,
         policy: str = "pad_first",
         max_gap: float = 1.0,
+        target_fps: float | None = None,
         top: int = 100,
         min_score: float = 0.0,
     ):
@@ -61,7 +63,12 @@ class ActionDetector:
         self.runtime = runtime
         self.top, self.min_score = top, min_score
         self._assembler = ClipAssembler(
-            config.clip_length, config.clips, config.input_size, policy=policy, max_gap=max_gap
+            config.clip_length,
+            config.clips,
+            config.input_size,
+            policy=policy,
+            max_gap=max_gap,
+            target_fps=target_fps,
         )
         self._cache = FeatureCache(config.clips)
 
@@ -72,8 +79,13 @@ class ActionDetector:
 
     @property
     def stream(self) -> int:
-        """The stream that the newest frame belongs to, or the next one will: ``Tubelets.stream`` of its answer."""
+        """``Tubelets.stream`` of the newest frame's stream or, after a flush, of the next one."""
         return self._assembler.stream
+
+    @property
+    def cut(self) -> str:
+        """Why the last stream ended that did not end by itself, in words."""
+        return self._assembler.cut
 
     def update(self, image: NDArray[np.uint8], stamp: int) -> list[Tubelets]:
         """Take the next frame: (H, W, 3) BGR uint8, with its stamp in nanoseconds.

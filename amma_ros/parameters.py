@@ -145,6 +145,15 @@ DETECTOR = (
         0.001,
         3600.0,
     ),
+    Parameter(
+        "target_fps",
+        -1.0,
+        "Rate at which the network gets frames, by their stamps; those between are answered, but not looked "
+        "at. 0: every frame; negative: the rate of the videos that the model was trained on.",
+        INACTIVE,
+        -1.0,
+        1000.0,
+    ),
     _CAUSAL,
     Parameter("top_tubelets", 100, "Tubelets of an answer at most.", ALWAYS, 1, 1000),
     Parameter("min_tubelet_score", 0.005, "Tubelets that score less are left out.", ALWAYS, 0.0, 1.0),

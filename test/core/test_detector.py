@@ -256,3 +256,46 @@ def test_scores_under_the_minimum_are_left_out(runtimes):
     (some,) = feed(ActionDetector(runtimes["mobilenet_v2"], top=1000, min_score=bound), images)
     assert 0 < len(some) < len(everything)
     assert some.scores.min() >= bound
+
+
+@pytest.mark.parametrize(
+    ("camera", "keys"),
+    [
+        (30.0, [4, 8, 12, 16, 20, 24]),
+        (29.97, [4, 8, 12, 16, 20, 24]),
+        (60.0, [7, 15, 23, 24]),
+        (25.0, [4, 8, 12, 16, 20, 24]),
+        (10.0, [4, 8, 12, 16, 20, 24]),
+        (120.0, [12, 24]),
+        (50.0, [6, 13, 19, 24]),
+    ],
+)
+def test_clips_have_the_target_rate_whatever_the_cameras(camera, keys):
+    assembler = ClipAssembler(4, 3, 64, target_fps=30.0)
+    image = np.zeros((48, 64, 3), np.uint8)
+    steps = [step for n in range(24) for step in assembler.add(image, round(n * 1e9 / camera))]
+    steps += assembler.finish()
+    assert [step.clip.number for step in steps] == keys
+    settled = [step.settled_numbers.tolist() for step in steps]
+    assert [numbers[-1] for numbers in settled] == keys
+    assert [number for numbers in settled for number in numbers] == list(range(1, 25))
+
+
+def test_a_jittering_camera_at_the_target_rate_loses_no_frame():
+    assembler = ClipAssembler(4, 3, 64, target_fps=30.0)
+    image = np.zeros((48, 64, 3), np.uint8)
+    jitter = np.random.default_rng(0).uniform(-4e6, 4e6, 400)
+    for n in range(400):
+        assembler.add(image, round(1e12 + n * 1e9 / 30 + jitter[n]))
+    assert assembler._made == 100
+
+
+def test_frames_passed_over_are_dropped_with_the_clip_that_is_skipped():
+    assembler = ClipAssembler(4, 3, 64, target_fps=30.0)
+    image = np.zeros((48, 64, 3), np.uint8)
+    for n in range(10):
+        steps = assembler.add(image, round(n * 1e9 / 60))
+    assert steps == []
+    assembler.skip(round(10 * 1e9 / 60))
+    steps = [step for n in range(11, 20) for step in assembler.add(image, round(n * 1e9 / 60))]
+    assert [step.settled_numbers.tolist() for step in steps] == [[12, 13, 14, 15, 16, 17, 18]]
