@@ -237,4 +237,6 @@ def _claim(folder: Path, settings: Settings, videos: list[Video]) -> None:
     note = folder / "settings.json"
     if note.exists() and json.loads(note.read_text()) != content:
         raise AmmaError(f"{folder} holds results of another model, split or setting; give another --output")
-    note.write_text(json.dumps(content))
+    partial = folder / f"settings.{os.getpid()}.partial"  # several ranks may be at it
+    partial.write_text(json.dumps(content))
+    partial.replace(note)

@@ -1,0 +1,130 @@
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from amma_core import bundle
+from amma_core.cli import main
+from amma_core.config import NetworkConfig
+from amma_core.data.dataset import load_dataset
+from amma_core.errors import AmmaError
+from amma_core.evaluation.streaming import Evaluator, Settings, evaluate_videos, result_file
+from amma_core.network import Amma
+
+LABELS = ["run", "wave"]
+CONFIG = NetworkConfig(backbone="shufflenet_v2", clips=2, clip_length=4, num_classes=2, input_size=64)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("model") / "tiny"
+    bundle.save(path, Amma(CONFIG), LABELS[::-1], 10.0)  # in another order than the data set's
+    return path
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Three videos as folders of images: 9, 8 and 5 frames of noise."""
+    random = np.random.default_rng(0)
+    videos = {}
+    for name, frames in (("a", 9), ("b", 8), ("c", 5)):
+        (tmp_path / name).mkdir()
+        for frame in range(1, frames + 1):
+            image = random.integers(0, 256, (48, 64, 3), np.uint8)
+            cv2.imwrite(str(tmp_path / name / f"{frame:05d}.png"), image)
+        tube = {"label": "run", "boxes": [[frame, 8, 8, 40, 40] for frame in range(1, frames + 1)]}
+        videos[name] = {"frames": frames, "width": 64, "height": 48, "fps": 10.0, "tubes": [tube]}
+    path = tmp_path / "annotations.json"
+    path.write_text(json.dumps({"labels": LABELS, "videos": videos, "splits": {"test1": ["c", "a", "b"]}}))
+    return path
+
+
+def settings(model, **changes):
+    return Settings(str(model), tuple(LABELS), device="cpu", **changes)
+
+
+def test_every_frame_of_a_video_gets_boxes_of_the_data_sets_classes(model, dataset):
+    video = load_dataset(dataset).videos["a"]
+    result = Evaluator(settings(model))(7, video)
+    assert set(result.frames[:, 0]) == {7}
+    assert sorted(set(result.frames[:, 1])) == list(range(1, 10))
+    assert result.count == 9
+    assert len(result.latencies) == 3  # clips end at frames 4, 8 and, flushed, 9
+    assert (result.seconds > 0).all()
+    assert set(result.tubes.videos) <= {7}
+    # The model's class 0 is the data set's 1: where the order is the same, labels are swapped.
+    swapped = Evaluator(Settings(str(model), tuple(LABELS[::-1]), "cpu"))(7, video)
+    np.testing.assert_array_equal(result.frames[:, 2], 1 - swapped.frames[:, 2])
+    np.testing.assert_array_equal(result.frames[:, 3:], swapped.frames[:, 3:])
+
+
+def test_full_policy_leaves_the_first_frames_to_the_first_full_window(model, dataset):
+    result = Evaluator(settings(model, policy="full"))(0, load_dataset(dataset).videos["a"])
+    assert sorted(set(result.frames[:, 1])) == list(range(4, 10))
+
+
+def test_dense_adds_the_key_frames_between(model, dataset):
+    video = load_dataset(dataset).videos["b"]
+    plain, dense = (Evaluator(settings(model, dense=on))(0, video) for on in (False, True))
+    np.testing.assert_array_equal(plain.tubes.boxes, dense.tubes.boxes)
+    # Streaming answers at the frames 4 and 8, with tubelets from 1 to 4 and from 4 to 8. Dense, those that end
+    # at 1, 2, 3, 5, 6 and 7 come in: twice the frame 1, 1 to 2, ..., 3 to 7.
+    boxes = [np.bincount(result.frames[:, 1].astype(int), minlength=9)[1:] for result in (plain, dense)]
+    assert (boxes[0] > 0).all()
+    assert (boxes[1] > boxes[0]).tolist() == [True] * 7 + [False]
+
+
+def test_a_run_that_was_cut_off_goes_on(model, dataset, tmp_path):
+    videos = load_dataset(dataset).split("test1")
+    folder = tmp_path / "results"
+    evaluate_videos(settings(model), videos, folder)
+    contents = [result_file(folder, i).read_bytes() for i in range(3)]
+    result_file(folder, 1).unlink()
+    result_file(folder, 2).write_bytes(b"kept as it is")
+    evaluate_videos(settings(model), videos, folder)
+    with np.load(result_file(folder, 1)) as again:
+        assert again["count"] == 9
+    assert result_file(folder, 0).read_bytes() == contents[0]
+    assert result_file(folder, 2).read_bytes() == b"kept as it is"
+    with pytest.raises(AmmaError, match="holds results of another model, split or setting"):
+        evaluate_videos(settings(model, policy="full"), videos, folder)
+
+
+def test_shares_and_processes_give_what_one_gives(model, dataset, tmp_path):
+    videos = load_dataset(dataset).split("test1")
+    evaluate_videos(settings(model), videos, tmp_path / "one")
+    evaluate_videos(settings(model), videos, tmp_path / "shared", share=(1, 2))
+    assert not result_file(tmp_path / "shared", 0).exists()
+    assert not result_file(tmp_path / "shared", 2).exists()
+    evaluate_videos(settings(model), videos, tmp_path / "shared", workers=2, share=(0, 2))
+    for i in range(3):
+        one, other = (np.load(result_file(tmp_path / name, i)) for name in ("one", "shared"))
+        np.testing.assert_allclose(one["frames"], other["frames"], atol=1e-3)
+        np.testing.assert_allclose(one["tube_boxes"], other["tube_boxes"], atol=1e-3)
+
+
+def test_a_model_with_other_labels_is_refused(model):
+    with pytest.raises(AmmaError, match="finds 'wave', which is not among the data set's labels"):
+        Evaluator(Settings(str(model), ("run", "jump")))
+
+
+def test_command(model, dataset, tmp_path, capsys):
+    arguments = [str(model), str(dataset), "--output", str(tmp_path / "out"), "--device", "cpu"]
+    assert main(["evaluate-model", *arguments, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["frames"] == 22
+    assert result["fps"] > 0
+    assert 0 <= result["frame_mAP@0.5"] <= 100
+    # What it wrote is judged as it judged it.
+    predictions = str(tmp_path / "out" / "predictions.npz")
+    assert main(["eval", "--predictions", predictions, "--ground-truth", str(dataset), "--json"]) == 0
+    again = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert again == {key: result[key] for key in again}
+    (timing,) = json.loads((tmp_path / "out" / "timings.json").read_text())
+    assert set(timing["ms"]) == {"encode", "head", "link", "rest"}
+    assert main(["evaluate-model", *arguments]) == 0
+    assert "22 frames" in capsys.readouterr().out
+    assert main(["evaluate-model", *arguments, "--workers", "0"]) == 2
