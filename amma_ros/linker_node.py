@@ -6,11 +6,10 @@ from rclpy.event_handler import PublisherEventCallbacks
 from vision_msgs.msg import Detection2DArray, LabelInfo
 
 from amma_core.errors import AmmaError
-from amma_core.linker import TubeLinker
 from amma_ros import conversions, parameters
 from amma_ros.msg import ActionTubeArray, TubeletArray
 from amma_ros.node import LATCHED, ManagedNode, run
-from amma_ros.results import Results
+from amma_ros.results import Results, read_names, read_scores
 
 
 class LinkerNode(ManagedNode):
@@ -49,14 +48,7 @@ class LinkerNode(ManagedNode):
             self._label_subscription = None
 
     def start(self) -> None:
-        self._results = Results(
-            TubeLinker(
-                nms_iou=self.settings["nms_iou"],
-                top=self.settings["top_per_class"],
-                link_iou=self.settings["link_iou"],
-            )
-        )
-        self.apply({})
+        self._results = Results(self.settings)
         if not self.settings["lazy"] or self._count_listeners():
             self._subscribe()
 
@@ -65,7 +57,7 @@ class LinkerNode(ManagedNode):
         self._results = None
 
     def check(self, values: dict) -> None:
-        classes = [*_names(values.get("classes", [])), *_scores(values.get("class_min_scores", []))]
+        classes = [*read_names(values.get("classes", [])), *read_scores(values.get("class_min_scores", []))]
         strange = sorted(set(classes) - set(self._label_names)) if self._label_names else []
         if strange:
             known = ", ".join(self._label_names)
@@ -73,11 +65,7 @@ class LinkerNode(ManagedNode):
 
     def apply(self, values: dict) -> None:
         if self._results is not None:
-            self._results.linker.causal = self.settings["causal"]
-            self._results.linker.min_frames = self.settings["min_frames"]
-            self._results.min_score = self.settings["min_score"]
-            self._results.class_min_scores = _scores(self.settings["class_min_scores"])
-            self._results.classes = _names(self.settings["classes"])
+            self._results.change(self.settings)
         if "min_score" in values and self._publishers:
             self._publish_labels()
 
@@ -128,24 +116,6 @@ class LinkerNode(ManagedNode):
             self._detections.publish(frame)
         if tubes is not None:
             self._tubes.publish(tubes)
-
-
-def _names(words: list[str]) -> set[str]:
-    return {word for word in words if word}
-
-
-def _scores(words: list[str]) -> dict[str, float]:
-    """["fall=0.4"] -> {"fall": 0.4}; raises AmmaError for what is not of this form."""
-    scores = {}
-    for word in filter(None, words):
-        name, _, number = word.rpartition("=")
-        try:
-            scores[name.strip()] = float(number)
-        except ValueError:
-            scores[name.strip()] = -1.0
-        if not name.strip() or not 0 <= scores[name.strip()] <= 1:
-            raise AmmaError(f"class_min_scores has the entry '{word}', but must hold entries like fall=0.4")
-    return scores
 
 
 def main() -> int:

@@ -1,34 +1,40 @@
 """From the detector's messages to those that users read; the linker node and ``amma bag`` share this."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 from vision_msgs.msg import Detection2DArray
 
+from amma_core.errors import AmmaError
 from amma_core.linker import TubeLinker
 from amma_core.types import LinkStep, Tube
 from amma_ros import conversions
 from amma_ros.msg import ActionTubeArray, TubeletArray
+from amma_ros.parameters import Value
 
 
 class Results:
-    """Links tubelets, message by message.
+    """Links tubelets, message by message."""
 
-    Attributes may change at any time:
-
-    classes: names of the classes to look at; empty means all.
-    class_min_scores: least mean score of a tube by class name, where that is not the linker's own.
-    """
-
-    def __init__(self, linker: TubeLinker):
-        self.linker = linker
-        self.min_score = linker.min_score
-        self.classes: set[str] = set()
-        self.class_min_scores: dict[str, float] = {}
+    def __init__(self, settings: Mapping[str, Value]):
+        """settings: the linker node's parameters by name."""
+        self.linker = TubeLinker(
+            nms_iou=settings["nms_iou"], top=settings["top_per_class"], link_iou=settings["link_iou"]
+        )
+        self.change(settings)
         self._labels: dict[int, str] = {}
         self._newest_frame = 0
         self._image_size = (0, 0)
         self._newest_boxes: dict[int, np.ndarray] = {}
+
+    def change(self, settings: Mapping[str, Value]) -> None:
+        """Take over the parameters that may change at any time."""
+        self.linker.causal = settings["causal"]
+        self.linker.min_frames = settings["min_frames"]
+        self.min_score = settings["min_score"]
+        self.class_min_scores = read_scores(settings["class_min_scores"])
+        self.classes = read_names(settings["classes"])
 
     def update(self, message: TubeletArray) -> tuple[list[Detection2DArray], ActionTubeArray | None]:
         """The detections of the frames that this message settles, and what the tubes grow by.
@@ -83,3 +89,21 @@ class Results:
                 out.box = self._newest_boxes[tube.id]
             if tube.ended:
                 self._newest_boxes.pop(tube.id, None)
+
+
+def read_names(words: list[str]) -> set[str]:
+    return {word for word in words if word}
+
+
+def read_scores(words: list[str]) -> dict[str, float]:
+    """["fall=0.4"] -> {"fall": 0.4}; raises AmmaError for what is not of this form."""
+    scores = {}
+    for word in filter(None, words):
+        name, _, number = word.rpartition("=")
+        try:
+            scores[name.strip()] = float(number)
+        except ValueError:
+            scores[name.strip()] = -1.0
+        if not name.strip() or not 0 <= scores[name.strip()] <= 1:
+            raise AmmaError(f"class_min_scores has the entry '{word}', but must hold entries like fall=0.4")
+    return scores
