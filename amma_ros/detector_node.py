@@ -5,109 +5,104 @@ Two threads: ROS calls come in on one, which hands images over and never waits; 
 
 import gc
 import sys
+import time
 import traceback
 from dataclasses import dataclass
 from threading import Thread
 from typing import Any
 
-from rclpy.clock import Clock, ClockType
-from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
-from sensor_msgs.msg import CompressedImage, Image
-from std_msgs.msg import Header
+from diagnostic_msgs.msg import DiagnosticStatus
 from vision_msgs.msg import LabelInfo
 
 from amma_core import bundle
-from amma_core.detector import ActionDetector
 from amma_core.errors import AmmaError
-from amma_core.types import Tubelets
+from amma_core.streams import Stream, advance
 from amma_ros import conversions, parameters
+from amma_ros.camera import Camera
 from amma_ros.handover import Frame, Handover
-from amma_ros.msg import TubeletArray
+from amma_ros.meter import memory, status
 from amma_ros.node import LATCHED, ManagedNode, run
 from amma_ros.srv import LoadModel
-
-SETTLING = 0.2
-"""Seconds without an image after which the stream of a publisher that has left is over."""
 
 
 @dataclass(frozen=True)
 class _Model:
     name: str
     labels: tuple[str, ...]
+    fps: float
     runtime: Any
 
 
 class DetectorNode(ManagedNode):
-    """Publishes one TubeletArray per clip of the stream ``image``; in causal mode also one per frame."""
+    """Publishes one TubeletArray per clip of each camera's stream; in causal mode also one per frame.
+
+    All cameras share one copy of the weights, and clips that are ready together go through it together.
+    """
 
     def __init__(self, **options):
         super().__init__("detector", parameters.DETECTOR, **options)
 
     def prepare(self) -> None:
-        self._model = self._detector = self._handover = self._subscription = self._ending = self._service = (
-            None
-        )
-        self._publishers = []
+        self._model: _Model | None = None
+        self._handover: Handover | None = None
+        self._cameras: list[Camera] = []
+        self._label_info = self._service = None
 
     def open(self) -> None:
         self._model = self._load(self.settings["model"])
-        self._tubelets = self.create_publisher(
-            TubeletArray,
-            "tubelets",
-            self.settings.qos("tubelets"),
-            event_callbacks=PublisherEventCallbacks(matched=self._on_listeners),
-        )
+        names = [name for name in self.settings["cameras"] if name] or [""]
+        self._cameras = [Camera(self, self.settings, name) for name in names]
         self._label_info = self.create_publisher(LabelInfo, "model_labels", LATCHED)
-        self._publishers = [self._tubelets, self._label_info]
         self._publish_labels()
         self._service = self.create_service(LoadModel, "~/load_model", self._on_load_model)
 
     def close(self) -> None:
-        for publisher in self._publishers:
-            self.destroy_publisher(publisher)
-        self._publishers = []
+        for camera in self._cameras:
+            camera.close()
+        self._cameras = []
         if self._service is not None:
             self.destroy_service(self._service)
-            self._service = None
+            self.destroy_publisher(self._label_info)
+            self._service = self._label_info = None
         self._model = None
         _free_gpu_memory()
 
     def start(self) -> None:
         self._begin(self._model)
-        self._handover = Handover(self.settings["queue_depth"], self._model.runtime.config.clip_length)
-        self._bad_images = 0
-        self.apply({})
+        self._handover = Handover()
+        for camera in self._cameras:
+            clip = self._model.runtime.config.clip_length
+            camera.start(self._handover.add_queue(self.settings["queue_depth"], clip))
         self._thread = Thread(target=self._work, args=(self._handover,), name="inference", daemon=True)
         self._thread.start()
-        if not self.settings["lazy"] or self._tubelets.get_subscription_count():
-            self._subscribe()
 
     def stop(self) -> None:
         if self._handover is None:
             return
-        self._unsubscribe()
+        for camera in self._cameras:
+            camera.stop()
         self._handover.close()
         self._thread.join()
-        self._handover = self._detector = None
+        self._handover = None
 
     def check(self, values: dict) -> None:
         if "model" in values:
             bundle.load(values["model"])
 
-    def apply(self, values: dict) -> None:
-        self._causal = self.settings["causal"]
-        if self._handover is not None:
-            self._detector.top = self.settings["top_tubelets"]
-            self._detector.min_score = self.settings["min_tubelet_score"]
+    def diagnose(self) -> list[DiagnosticStatus]:
+        name = self._model.name if self._model is not None else ""
+        fault = "" if self.active else "not active"
+        node = status(self.get_fully_qualified_name(), name, fault, {"model": name, **memory()})
+        return [node, *(camera.report(name) for camera in self._cameras if self.active)]
 
-    def _load(self, name: str) -> "_Model":
+    def _load(self, name: str) -> _Model:
         from amma_core.runtime.torch_runtime import TorchRuntime
 
         model = bundle.load(name)
         if not model.trained:
             self.get_logger().warn(f"the model '{model.name}' is untrained: what it finds means nothing")
         runtime = TorchRuntime(model.build(), self.settings["device"], self.settings["precision"])
-        return _Model(model.name, model.labels, runtime)
+        return _Model(model.name, model.labels, model.fps, runtime)
 
     def _publish_labels(self) -> None:
         now = self.get_clock().now().to_msg()
@@ -124,126 +119,72 @@ class DetectorNode(ManagedNode):
         self.note("model", request.model)
         self._publish_labels()
         if self._handover is not None:
-            self._handover.call(lambda: self._begin(model))
+            self._cameras[0].queue.call(lambda: self._change(model))
         response.success = True
         response.message = f"{model.name} recognises {', '.join(model.labels)}"
         return response
 
-    # The thread of ROS calls
-
-    def _subscribe(self) -> None:
-        compressed = self.settings["image_transport"] == "compressed"
-        self._subscription = self.create_subscription(
-            CompressedImage if compressed else Image,
-            self.resolve_topic_name("image") + "/compressed" if compressed else "image",
-            self._on_image,
-            self.settings.qos("image"),
-            event_callbacks=SubscriptionEventCallbacks(matched=self._on_cameras),
-        )
-
-    def _unsubscribe(self) -> None:
-        if self._subscription is not None:
-            self.destroy_subscription(self._subscription)
-            self._subscription = None
-            self._handover.call(self._end_stream)
-        self._forget_ending()
-
-    def _on_image(self, message: Image | CompressedImage) -> None:
-        if self._handover is not None:
-            self._handover.put(message)
-        if self._ending is not None:
-            self._ending.reset()
-
-    def _on_listeners(self, status) -> None:
-        """With the parameter lazy: look at images only while somebody wants to know."""
-        if not self.active or not self.settings["lazy"]:
-            return
-        if status.current_count and self._subscription is None:
-            self._subscribe()
-        elif not status.current_count:
-            self._unsubscribe()
-
-    def _on_cameras(self, status) -> None:
-        """When the last publisher of images leaves, the stream ends as soon as its images have been read."""
-        self._forget_ending()
-        if status.current_count == 0:
-            steady = Clock(clock_type=ClockType.STEADY_TIME)
-            self._ending = self.create_timer(SETTLING, self._on_ending, clock=steady)
-
-    def _on_ending(self) -> None:
-        self._forget_ending()
-        if self._handover is not None:
-            self._handover.call(self._end_stream)
-
-    def _forget_ending(self) -> None:
-        if self._ending is not None:
-            self.destroy_timer(self._ending)
-            self._ending = None
-
     # The thread of inference
 
-    def _begin(self, model: "_Model") -> None:
-        """Look at what comes with this model, as the first of a new stream."""
-        if self._detector is not None:
-            self._end_stream()
-        self._labels = model.labels
-        self._kind: tuple | None = None
-        self._detector = ActionDetector(
-            model.runtime,
-            policy=self.settings["policy"],
-            max_gap=self.settings["max_gap"],
-            top=self.settings["top_tubelets"],
-            min_score=self.settings["min_tubelet_score"],
-        )
+    def _begin(self, model: _Model) -> None:
+        """What comes is looked at with this model, as the first of new streams."""
+        self._runtime = model.runtime
+        fps = self.settings["target_fps"]
+        for camera in self._cameras:
+            stream = Stream(
+                model.runtime.config,
+                policy=self.settings["policy"],
+                max_gap=self.settings["max_gap"],
+                target_fps=model.fps if fps < 0 else fps or None,
+            )
+            camera.begin(stream, model.labels, self._advance)
+
+    def _change(self, model: _Model) -> None:
+        for camera in self._cameras:
+            camera.end_stream()
+        self._begin(model)
 
     def _work(self, handover: Handover) -> None:
-        while (item := handover.get()) is not None:
+        cameras = {camera.queue: camera for camera in self._cameras}
+        wait = self.settings["batch_wait"] / 1000 if len(cameras) > 1 else 0.0
+        since = 0.0
+        while True:
+            busy = {queue: camera for queue, camera in cameras.items() if camera.stream.waiting}
+            since = (since or time.monotonic()) if busy else 0.0
+            found = handover.get(busy, since + wait if busy else None)
+            if found is None and not busy:
+                return  # closed
             try:
-                if isinstance(item, Frame):
-                    self._take(item)
+                if found is None or len(busy) == len(cameras):
+                    self._advance(list(busy.values()))
+                    since = 0.0
+                elif isinstance(found[1], Frame):
+                    cameras[found[0]].take(found[1])
                 else:
-                    item()
-            except AmmaError as error:
-                self._bad_images += 1
-                self.get_logger().warn(
-                    f"{error} (image left out, {self._bad_images} so far)", throttle_duration_sec=30.0
-                )
+                    found[1]()
             except Exception:
                 if not self.context.ok():
                     return  # the process is ending: nothing can be published any more
-                self.get_logger().error(f"looking at an image failed:\n{traceback.format_exc()}")
-                self._detector.reset()
+                self.get_logger().error(f"looking at images failed:\n{traceback.format_exc()}")
+                for camera in self._cameras:
+                    camera.stream.reset()
 
-    def _take(self, frame: Frame) -> None:
-        stamp = conversions.to_nanoseconds(frame.header.stamp)
-        if frame.message is None:
-            self._publish(self._detector.skip(stamp))
-            answered = False
-        else:
-            image = conversions.image_to_bgr(frame.message)
-            kind = (frame.header.frame_id, getattr(frame.message, "encoding", "compressed"))
-            if self._kind not in (None, kind):
-                self._end_stream()
-            self._kind = kind
-            answers = self._detector.update(image, stamp)
-            self._publish(answers)
-            answered = bool(answers) and answers[-1].frame_numbers[-1] == self._detector.frames_seen
-        if self._causal and not answered:
-            self._tubelets.publish(
-                conversions.announcement(self._detector.frames_seen, frame.header, self._detector.stream)
-            )
-
-    def _end_stream(self) -> None:
-        self._publish(self._detector.flush())
-        if self._kind is not None:
-            # Nothing of the next stream is known yet, but that the tubes of this one are over.
-            header = Header(stamp=self.get_clock().now().to_msg(), frame_id=self._kind[0])
-            self._tubelets.publish(TubeletArray(header=header, stream=self._detector.stream))
-        self._kind = None
-
-    def _publish(self, answers: list[Tubelets]) -> None:
-        for tubelets in answers:
-            self._tubelets.publish(conversions.tubelets_to_message(tubelets, self._labels, self._kind[0]))
+    def _advance(self, cameras: list[Camera]) -> None:
+        """One step for each of these cameras, in one batch."""
+        begin = time.monotonic()
+        by_stream = {camera.stream: camera for camera in cameras}
+        answers = advance(
+            self._runtime,
+            list(by_stream),
+            self.settings["top_tubelets"],
+            self.settings["min_tubelet_score"],
+        )
+        took = (time.monotonic() - begin) * 1000
+        for stream, tubelets in answers:
+            by_stream[stream].publish(tubelets, took)
+        for camera in cameras:
+            if not camera.stream.waiting:
+                camera.settle()
 
 
 def _free_gpu_memory() -> None:

@@ -1,10 +1,13 @@
 """How frames get from the thread that receives them to the one that looks at them."""
 
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from threading import Condition
 from typing import Any
+
+Action = Callable[[], None]
 
 
 @dataclass
@@ -14,19 +17,20 @@ class Frame:
     """None for a frame that is not to be looked at: there was no time."""
 
 
-class Handover:
-    """A queue that never makes anybody wait long: when it is full, the oldest clip is given up.
+class FrameQueue:
+    """The frames of one camera that wait. When it is full, the oldest clip is given up.
 
     At most `depth` images wait. One more, and the images of the oldest `clip` frames are dropped; the frames
-    themselves still come out, in order, so that all are accounted for.
+    themselves still come out, in order, so that all are accounted for. Belongs to a :class:`Handover`.
     """
 
-    def __init__(self, depth: int, clip: int):
+    def __init__(self, changed: Condition, depth: int, clip: int):
         self.depth, self.clip = max(depth, 2 * clip), clip
-        self._items: deque[Frame | Callable[[], None]] = deque()
+        self.items: deque[Frame | Action] = deque()
+        self.skipped = 0
+        """Frames given up so far."""
         self._images = 0
-        self._closed = False
-        self._changed = Condition()
+        self._changed = changed
 
     def __len__(self) -> int:
         """Images that wait."""
@@ -34,41 +38,78 @@ class Handover:
 
     def put(self, message) -> None:
         with self._changed:
-            self._items.append(Frame(message.header, message))
+            self.items.append(Frame(message.header, message))
             self._images += 1
             if self._images > self.depth:
                 self._give_up_oldest_clip()
             self._changed.notify()
 
-    def call(self, action: Callable[[], None]) -> None:
-        """Something else to do, once all that is here now is done."""
+    def call(self, action: Action) -> None:
+        """Something else to do, once all that waits here now is done."""
         with self._changed:
-            self._items.append(action)
+            self.items.append(action)
             self._changed.notify()
 
-    def get(self) -> Frame | Callable[[], None] | None:
-        """Wait for the next item; None when the queue is closed and empty."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._items or self._closed)
-            if not self._items:
-                return None
-            item = self._items.popleft()
-            if isinstance(item, Frame) and item.message is not None:
+    def pop(self) -> Frame | Action:
+        item = self.items.popleft()
+        if isinstance(item, Frame) and item.message is not None:
+            self._images -= 1
+        return item
+
+    def drop_frames(self) -> None:
+        self.items = deque(item for item in self.items if not isinstance(item, Frame))
+        self._images = 0
+
+    def _give_up_oldest_clip(self) -> None:
+        left = self.clip
+        for item in self.items:
+            if left and isinstance(item, Frame) and item.message is not None:
+                item.message = None
                 self._images -= 1
-            return item
+                self.skipped += 1
+                left -= 1
+
+
+class Handover:
+    """The queues of all cameras, and the thread that empties them, in turn."""
+
+    def __init__(self):
+        self._changed = Condition()
+        self._queues: list[FrameQueue] = []
+        self._turn = 0
+        self._closed = False
+
+    def add_queue(self, depth: int, clip: int) -> FrameQueue:
+        self._queues.append(FrameQueue(self._changed, depth, clip))
+        return self._queues[-1]
+
+    def get(
+        self, busy: Collection[FrameQueue] = (), until: float | None = None
+    ) -> tuple[FrameQueue, Frame | Action] | None:
+        """The next item of the queues that are not busy, each in its turn.
+
+        Waits for one until the time.monotonic() of `until`, or as long as it takes. None if none came, and
+        when the handover is closed and empty.
+        """
+        with self._changed:
+            free = [queue for queue in self._queues if queue not in busy]
+            while free and not any(queue.items for queue in free):
+                left = None if until is None else until - time.monotonic()
+                if self._closed or (left is not None and left <= 0):
+                    return None
+                self._changed.wait(left)
+            count = len(self._queues)
+            for place in range(self._turn, self._turn + count):
+                queue = self._queues[place % count]
+                if queue in free and queue.items:
+                    self._turn = (place + 1) % count
+                    return queue, queue.pop()
+            return None
 
     def close(self) -> None:
         """Drop the frames that wait; what else there is to do still comes out."""
         with self._changed:
             self._closed = True
-            self._items = deque(item for item in self._items if not isinstance(item, Frame))
-            self._images = 0
+            for queue in self._queues:
+                queue.drop_frames()
             self._changed.notify_all()
-
-    def _give_up_oldest_clip(self) -> None:
-        left = self.clip
-        for item in self._items:
-            if left and isinstance(item, Frame) and item.message is not None:
-                item.message = None
-                self._images -= 1
-                left -= 1

@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -16,6 +18,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
 from rclpy.task import Future
+from std_msgs.msg import Header
 
 from amma_core.errors import AmmaError
 from amma_ros import parameters
@@ -160,6 +163,11 @@ class ManagedNode(LifecycleNode):
         self._opened_with: dict[str, Value] = {}
         self.settings = Settings(self, table, active=lambda: self.active, check=self.check, apply=self.apply)
         self.prepare()
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        # By the wall clock: what is wrong shall be seen even where a simulator's clock stands still.
+        self.create_timer(
+            self.settings["diagnostics_period"], self._report, clock=Clock(clock_type=ClockType.STEADY_TIME)
+        )
         if self.settings["autostart"]:
             self.trigger_configure()
             if self._failure is None:
@@ -188,6 +196,10 @@ class ManagedNode(LifecycleNode):
     def apply(self, values: dict[str, Value]) -> None:
         """Take over changed parameters."""
 
+    def diagnose(self) -> list[DiagnosticStatus]:
+        """How it goes, for /diagnostics."""
+        return []
+
     def note(self, name: str, value: Value) -> None:
         """Set a parameter to what already holds, though the node is active."""
         self.settings.force(name, value)
@@ -215,6 +227,14 @@ class ManagedNode(LifecycleNode):
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         return self._attempt(lambda: (self._stop(), self.close()))
+
+    def _report(self) -> None:
+        found = self.diagnose()
+        state = KeyValue(key="state", value=self._state_machine.current_state[1])
+        for each in found:
+            each.values.append(state)
+        now = self.get_clock().now().to_msg()
+        self._diagnostics.publish(DiagnosticArray(header=Header(stamp=now), status=found))
 
     def _open(self) -> None:
         self._opened_with = self.settings.fixed_while_active()

@@ -86,6 +86,14 @@ def _qos(topic: str, change: str, reliability: str = "", depth: int = 10) -> tup
 
 _MANAGED = (
     Parameter(
+        "diagnostics_period",
+        1.0,
+        "Seconds between two messages to /diagnostics.",
+        NEVER,
+        0.1,
+        3600.0,
+    ),
+    Parameter(
         "autostart",
         True,
         "Configure and activate at start. Without it, a lifecycle manager or `ros2 lifecycle set` does so.",
@@ -103,6 +111,13 @@ _CAUSAL = Parameter(
     "Answer every camera frame at once, carrying the boxes on from the last key frame, instead of when "
     "the next key frame is known. Set it on the detector and on the linker.",
     ALWAYS,
+)
+_CAMERAS = Parameter(
+    "cameras",
+    [""],
+    "Names of several cameras for one node: topics lie below them, as in `front/image`, `front/tubelets`, "
+    "`front/detections`. Without a name there is one camera, without a prefix.",
+    INACTIVE,
 )
 _TRANSPORT = Parameter(
     "image_transport",
@@ -166,7 +181,24 @@ DETECTOR = (
         1,
         1000,
     ),
+    _CAMERAS,
+    Parameter(
+        "batch_wait",
+        5.0,
+        "Milliseconds that a clip waits for clips of other cameras, to go through the network with them.",
+        INACTIVE,
+        0.0,
+        1000.0,
+    ),
     _TRANSPORT,
+    Parameter(
+        "image_timeout",
+        5.0,
+        "Seconds without an image after which the log says so, and where there are images; 0: never.",
+        ALWAYS,
+        0.0,
+        3600.0,
+    ),
     *_MANAGED,
     *_qos("image", INACTIVE, "best_effort", 5),
     *_qos("tubelets", INACTIVE, depth=100),

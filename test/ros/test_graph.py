@@ -23,7 +23,12 @@ from amma_ros.linker_node import LinkerNode
 from amma_ros.node import LATCHED
 from amma_ros.visualizer_node import VisualizerNode
 
-RELIABLE = {"qos__image__reliability": "reliable", "qos__image__depth": 100, "queue_depth": 100}
+RELIABLE = {
+    "qos__image__reliability": "reliable",
+    "qos__image__depth": 100,
+    "queue_depth": 100,
+    "target_fps": 0.0,
+}
 
 
 def start(graph, model, **parameters):

@@ -18,7 +18,12 @@ from amma_ros.node import LATCHED
 CONFIGURE, ACTIVATE = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE
 DEACTIVATE, CLEANUP = Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP
 SHUTDOWN = Transition.TRANSITION_INACTIVE_SHUTDOWN
-RELIABLE = {"qos__image__reliability": "reliable", "qos__image__depth": 100, "queue_depth": 100}
+RELIABLE = {
+    "qos__image__reliability": "reliable",
+    "qos__image__depth": 100,
+    "queue_depth": 100,
+    "target_fps": 0.0,
+}
 
 
 @pytest.fixture

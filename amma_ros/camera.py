@@ -1,0 +1,258 @@
+"""One camera's way through the detector node: its topics, the frames that wait, its stream."""
+
+from collections.abc import Callable
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Float64, Header
+
+from amma_core.errors import AmmaError
+from amma_core.streams import Stream
+from amma_core.types import Tubelets
+from amma_ros import conversions
+from amma_ros.handover import Frame, FrameQueue
+from amma_ros.meter import Meter, percentiles, status
+from amma_ros.msg import TubeletArray
+from amma_ros.node import Settings
+from amma_ros.qos import publisher_events, subscriber_events
+
+SETTLING = 0.2
+"""Seconds without an image after which the stream of a publisher that has left is over."""
+HOLES = 0.1
+"""Share of images lost on the way from which on a warning is due."""
+QUIET = 30.0
+"""Seconds between two warnings of the same kind."""
+IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
+
+
+class Camera:
+    """Topics are ``image`` and ``tubelets``, below the camera's name if it has one.
+
+    The first half of the methods is for the thread of ROS calls, the second half for that of inference.
+    """
+
+    def __init__(self, node: Node, settings: Settings, name: str):
+        self.node, self.settings, self.name = node, settings, name
+        self.queue: FrameQueue | None = None
+        self.meter = Meter()
+        self._subscription = self._ending = None
+        qos = settings.qos("tubelets")
+        topic = self._topic("tubelets")
+        events = publisher_events(node, topic, "tubelets", qos, self._on_listeners)
+        self.publisher = node.create_publisher(TubeletArray, topic, qos, event_callbacks=events)
+        debug = f"~/{name}/debug" if name else "~/debug"
+        self._debug = {
+            what: node.create_publisher(Float64, f"{debug}/{what}", 10)
+            for what in ("latency_ms", "processing_ms")
+        }
+
+    def _topic(self, word: str) -> str:
+        return f"{self.name}/{word}" if self.name else word
+
+    # The thread of ROS calls
+
+    def close(self) -> None:
+        for publisher in (self.publisher, *self._debug.values()):
+            self.node.destroy_publisher(publisher)
+
+    def start(self, queue: FrameQueue) -> None:
+        self.queue = queue
+        self.meter = Meter()
+        self._skipped = 0
+        self._stamps: list[int] = []
+        self._last_image = self._steady_seconds()
+        if not self.settings["lazy"] or self.publisher.get_subscription_count():
+            self._subscribe()
+
+    def stop(self) -> None:
+        self._unsubscribe()
+        self.queue = None
+
+    def _subscribe(self) -> None:
+        compressed = self.settings["image_transport"] == "compressed"
+        topic = self._topic("image")
+        # The transport's topic lies below wherever the image's name leads
+        topic = self.node.resolve_topic_name(topic) + "/compressed" if compressed else topic
+        qos = self.settings.qos("image")
+        self._subscription = self.node.create_subscription(
+            CompressedImage if compressed else Image,
+            topic,
+            self._on_image,
+            qos,
+            event_callbacks=subscriber_events(self.node, topic, "image", qos, self._on_publishers),
+        )
+        self._last_image = self._steady_seconds()
+
+    def _unsubscribe(self) -> None:
+        if self._subscription is not None:
+            self.node.destroy_subscription(self._subscription)
+            self._subscription = None
+            self.queue.call(self.end_stream)
+        self._forget_ending()
+
+    def _on_image(self, message: Image | CompressedImage) -> None:
+        self.meter.count("received")
+        self._last_image = self._steady_seconds()
+        self._stamps.append(conversions.to_nanoseconds(message.header.stamp))
+        if self.queue is not None:
+            self.queue.put(message)
+        if self._ending is not None:
+            self._ending.reset()
+
+    def _on_listeners(self, event) -> None:
+        """With the parameter lazy: look at images only while somebody wants to know."""
+        if self.queue is None or not self.settings["lazy"]:
+            return
+        if event.current_count and self._subscription is None:
+            self._subscribe()
+        elif not event.current_count:
+            self._unsubscribe()
+
+    def _on_publishers(self, event) -> None:
+        """When the last publisher of images leaves, the stream ends as soon as its images have been read."""
+        self._forget_ending()
+        if event.current_count == 0:
+            steady = Clock(clock_type=ClockType.STEADY_TIME)
+            self._ending = self.node.create_timer(SETTLING, self._on_ending, clock=steady)
+
+    def _on_ending(self) -> None:
+        self._forget_ending()
+        if self.queue is not None:
+            self.queue.call(self.end_stream)
+
+    def _forget_ending(self) -> None:
+        if self._ending is not None:
+            self.node.destroy_timer(self._ending)
+            self._ending = None
+
+    def _steady_seconds(self) -> float:
+        return Clock(clock_type=ClockType.STEADY_TIME).now().nanoseconds / 1e9
+
+    def report(self, model: str) -> DiagnosticStatus:
+        """How it goes since the last report; warns in the log where something is wrong with the images."""
+        rates, values = self.meter.report()
+        skipped, self._skipped = self.queue.skipped - self._skipped, self.queue.skipped
+        faults = [self._silence(), self._holes(), f"{skipped} frames skipped: too slow" if skipped else ""]
+        return status(
+            f"{self.node.get_fully_qualified_name()}: {self.name or 'camera'}",
+            model,
+            "; ".join(filter(None, faults)),
+            {
+                "input rate [Hz]": rates.get("received", 0.0),
+                "output rate [Hz]": rates.get("answered", 0.0),
+                **percentiles("processing time [ms]", values.get("processing")),
+                **percentiles("latency [ms]", values.get("latency")),
+                "frames received": self.meter.totals["received"],
+                "frames answered": self.meter.totals["answered"],
+                "frames skipped": self.queue.skipped,
+                "bad images": self.meter.totals["bad"],
+                "images waiting": len(self.queue),
+            },
+        )
+
+    def _silence(self) -> str:
+        patience = self.settings["image_timeout"]
+        silent = self._steady_seconds() - self._last_image
+        if self._subscription is None or not 0 < patience < silent:
+            return ""
+        topic = self._subscription.topic_name
+        others = sorted(
+            f"{name} ({kind.rpartition('/')[2]})"
+            for name, kinds in self.node.get_topic_names_and_types()
+            for kind in kinds
+            if kind in IMAGE_TYPES and name != topic and self.node.count_publishers(name)
+        )
+        text = f"no image on {topic} for {silent:.0f} s"
+        if not self.node.count_publishers(topic):
+            text += "; nobody publishes it"
+        hint = f"images are on {', '.join(others)}" if others else "no topic has images"
+        self.node.get_logger().warn(f"{text}; {hint}", throttle_duration_sec=QUIET)
+        return text
+
+    def _holes(self) -> str:
+        """Images that got lost on the way, by the holes that they leave in the stamps."""
+        stamps, self._stamps = np.array(self._stamps, np.int64), self._stamps[-1:]
+        gaps = np.diff(stamps)
+        gaps = gaps[gaps > 0]
+        if len(gaps) < 5:
+            return ""
+        lost = (np.rint(gaps / np.percentile(gaps, 20)) - 1).sum()
+        if lost < HOLES * len(gaps):
+            return ""
+        text = f"{lost:.0f} of {len(gaps) + lost:.0f} images got lost on the way"
+        self.node.get_logger().warn(
+            f"{text} on {self._subscription.topic_name if self._subscription else 'image'}: large images do not "
+            "fit the middleware's defaults; the README says how to make room",
+            throttle_duration_sec=QUIET,
+        )
+        return text
+
+    # The thread of inference
+
+    def begin(self, stream: Stream, labels: tuple[str, ...], run: Callable[[list["Camera"]], None]) -> None:
+        """Go on with this stream, which is new; `run` carries out what waits in cameras' streams."""
+        self.stream, self.labels, self._run = stream, labels, run
+        self._kind: tuple | None = None
+        self._header = Header()
+        self._announcement: Header | None = None
+
+    def take(self, frame: Frame) -> None:
+        """Cut a frame into the stream; afterwards the stream may wait for the network."""
+        before = self.stream.number
+        if frame.message is None:
+            self.stream.skip(conversions.to_nanoseconds(frame.header.stamp))
+            answered = False
+        else:
+            try:
+                image = conversions.image_to_bgr(frame.message)
+            except AmmaError as error:
+                self.meter.count("bad")
+                count = self.meter.totals["bad"]
+                self.node.get_logger().warn(
+                    f"{error} (left out, {count} so far)", throttle_duration_sec=QUIET
+                )
+                return
+            kind = (frame.header.frame_id, getattr(frame.message, "encoding", "compressed"))
+            if self._kind not in (None, kind):
+                self.node.get_logger().info(f"a new stream: {self._kind} became {kind} (frame_id, encoding)")
+                self.end_stream()
+                before = self.stream.number
+            self._kind = kind
+            answered = self.stream.add(image, conversions.to_nanoseconds(frame.header.stamp))
+        if self.stream.number != before:
+            self.node.get_logger().info(f"a new stream: {self.stream.cut}")
+        self._header = frame.header
+        if self.settings["causal"] and not answered:
+            self._announcement = frame.header
+        if not self.stream.waiting:
+            self.settle()
+
+    def end_stream(self) -> None:
+        """Answer what is left of the stream, and say that its tubes are over."""
+        if self._kind is None:
+            return
+        self.stream.flush()
+        while self.stream.waiting:
+            self._run([self])
+        header = Header(stamp=self._header.stamp, frame_id=self._kind[0])
+        self.publisher.publish(TubeletArray(header=header, stream=self.stream.number))
+        self._kind = None
+
+    def publish(self, tubelets: Tubelets, processing_ms: float) -> None:
+        message = conversions.tubelets_to_message(tubelets, self.labels, self._kind[0])
+        self.publisher.publish(message)
+        latency = (self.node.get_clock().now().nanoseconds - int(tubelets.key_stamps[-1])) / 1e6
+        self.meter.count("answered", len(tubelets.frame_numbers))
+        for name, value in (("latency", latency), ("processing", processing_ms)):
+            self.meter.measure(name, value)
+            self._debug[f"{name}_ms"].publish(Float64(data=value))
+
+    def settle(self) -> None:
+        """Once nothing waits: say that the newest frame has arrived, if it has had no answer."""
+        if self._announcement is not None:
+            number, stream = self.stream.frames_seen, self.stream.number
+            self.publisher.publish(conversions.announcement(number, self._announcement, stream))
+            self._announcement = None
