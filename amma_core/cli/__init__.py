@@ -13,8 +13,10 @@ from amma_core.errors import AmmaError
 COMMANDS = {
     "train": ("train", "train a network on annotated videos"),
     "detect": ("detect", "find actions in a video"),
+    "bag": ("bag", "find actions in a ROS 2 recording"),
     "eval": ("evaluate", "judge predictions against ground truth: frame-mAP, video-mAP, errors"),
     "evaluate-model": ("evaluate_model", "run a model over a data set as a stream, and judge it"),
+    "report": ("report", "write an HTML page about predictions"),
     "info": ("info", "parameters and multiply-adds of a network"),
 }
 
