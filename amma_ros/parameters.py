@@ -258,7 +258,7 @@ BEHAVIOR = (
         0.001,
         3600.0,
     ),
-    _MANAGED[0],
+    *(parameter for parameter in _MANAGED if parameter.name != "lazy"),
     *_qos("action_tubes", INACTIVE, "reliable", 100),
     *_qos("action_events", INACTIVE, "reliable", 100),
 )

@@ -1,0 +1,26 @@
+"""The robot comes when somebody waves or points.
+
+ros2 launch amma_ros come_when_called.launch.py image:=/camera/image_raw
+"""
+
+from pathlib import Path
+
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+
+HERE = Path(__file__).resolve().parent
+
+
+def generate_launch_description() -> LaunchDescription:
+    launch = HERE.parents[1] / "launch" / "behavior.launch.py"
+    return LaunchDescription(
+        [
+            DeclareLaunchArgument(
+                "rules_file",
+                default_value=str(HERE / "rules.yaml"),
+                description="YAML file of the rules (docs/behaviors.md).",
+            ),
+            IncludeLaunchDescription(PythonLaunchDescriptionSource(str(launch))),
+        ]
+    )
