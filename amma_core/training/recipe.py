@@ -20,10 +20,10 @@ class Data:
     test: str = "test1"
     """The split that is looked at once, after training."""
     validation: float = 0.1
-    """Share of the training split, by groups, that is held out to choose the best epoch; 0 holds out nothing."""
+    """Share of the training split, by groups, that is held out to choose the best epoch."""
     group: str = ""
-    """Regular expression that the names of all videos of one group begin with a match of: clips of one recording
-    go to one side. Empty: every video is a group of its own."""
+    """Regular expression: videos whose names begin with the same match are one group, and all go to one side,
+    as clips of one recording should. Empty: every video is a group of its own."""
     cache: str = "runs/cache"
     """Folder for the decoded frames."""
     max_side: int | None = None
@@ -43,8 +43,8 @@ class Phase:
     epochs: int
     input_size: int = 288
     frozen_stages: int = 0
-    """The first so many backbone stages of both streams keep their weights (not their batch statistics), which
-    saves going back through them; above 0 the micro-motion filters keep theirs, too."""
+    """The first so many backbone stages of both streams keep their weights (not their batch statistics),
+    which saves going back through them; above 0 the micro-motion filters keep theirs, too."""
 
 
 @dataclass(frozen=True)
@@ -58,15 +58,18 @@ class Optimisation:
     batch: int = 16
     """Samples per step, over all devices."""
     schedule: str = "steps"
-    """``steps`` multiplies the rate by `factor` after each epoch of `milestones`; ``cosine`` lets it fall to 0."""
+    """``steps`` multiplies the rate by `factor` after each epoch of `milestones`; ``cosine`` falls to 0."""
     milestones: list[int] = field(default_factory=list)
     factor: float = 0.1
     warmup: float = 0.0
     """Share of all steps in which the rate rises linearly."""
     clip_gradient: float = 0.0
     """Largest norm of the gradient; 0 leaves it alone."""
+    calibration: int = 0
+    """0: batch norms work as usual. Above 0: those of the backbone get their statistics from so many batches
+    before the first epoch and keep them; where a batch holds few videos, its own statistics are noise."""
     ema: float = 0.0
-    """Decay of the moving average of the weights that is evaluated and saved; 0 uses the weights themselves."""
+    """Decay of the moving average of the weights that is evaluated and saved; 0: the weights themselves."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +94,8 @@ class Recipe:
     initial_weights: str | None = None
     """A name of `amma_core.training.initial_weights.PACKAGES`, a checkpoint file, or null for random ones."""
     appearance_share: list[float] | None = None
-    """Initial share of the appearance in each fusion; null starts all at the paper's 0.6. A larger one disturbs
-    pre-trained appearance stages less, which matters where they are frozen."""
+    """Initial share of the appearance in each fusion; null starts all at the paper's 0.6. A larger one
+    disturbs pre-trained appearance stages less, which matters where they are frozen."""
     sampling: Sampling = field(default_factory=Sampling)
     augmentation: Augmentation = field(default_factory=Augmentation)
     optimisation: Optimisation = field(default_factory=Optimisation)
@@ -122,7 +125,7 @@ class Recipe:
 
 
 def load_recipe(path: Path, overrides: list[str]) -> Recipe:
-    """Read a YAML file, with ``a.b=value`` overrides on top. Raises AmmaError for what doesn't belong there."""
+    """Read a YAML file, with ``a.b=value`` overrides on top; raises AmmaError for what doesn't belong."""
     try:
         values = yaml.safe_load(path.read_text())
     except FileNotFoundError:

@@ -1,15 +1,14 @@
 """From annotated videos to batches of clips and windows.
 
-A sample is a run of windows of one video, t frames apart, all seen through the same augmentation. Neighbouring
-windows share K - 1 clips, and every distinct clip is in the sample once: the network encodes each once, and
-windows pick what they need. Everything random about a sample follows from (seed, epoch, its number).
+A sample is a run of windows of one video, t frames apart, all seen through the same augmentation.
+Neighbouring windows share K - 1 clips, and every distinct clip is in the sample once: the network encodes
+each once, and windows pick what they need. Everything random about a sample follows from (seed, epoch, its number).
 """
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.random import Generator
 from numpy.typing import NDArray
 
 from amma_core.config import NetworkConfig
@@ -39,9 +38,9 @@ class Request(NamedTuple):
 class Samples:
     """The training samples of a list of videos; ``samples[Request(...)]`` makes one.
 
-    An epoch has one sample for every `stride` frames with actions (at least one per video), and each sample has up to
-    `windows` windows. The paper's recipe, every frame a key frame once per epoch, is a stride of 1 and one
-    window. Whatever is random depends on `seed`.
+    An epoch has one sample for every `stride` frames with actions (at least one per video), and each sample
+    has up to `windows` windows. The paper's recipe, every frame a key frame once per epoch, is a stride of 1
+    and one window. Whatever is random depends on `seed`.
     """
 
     videos: list[Video]
@@ -111,10 +110,10 @@ def action_frames(video: Video) -> NDArray[np.int64]:
 
 
 def window_keys(video: Video, newest: int, windows: int, clips: int, length: int) -> NDArray[np.int64]:
-    """(M, K) key frames of up to `windows` windows, the last of which ends at `newest`, `length` frames apart.
+    """(M, K) key frames of up to `windows` windows, `length` frames apart; the last one ends at `newest`.
 
-    Windows that end before the first frame or on a frame without an action are left out; key frames before the first
-    frame are the first frame.
+    Windows that end before the first frame or on a frame without an action are left out; key frames before
+    the first frame are the first frame.
     """
     ends = newest - length * np.arange(windows)[::-1]
     ends = ends[(ends >= 1) & np.isin(ends, action_frames(video))]
@@ -129,8 +128,8 @@ def clip_numbers(keys: NDArray[np.int64], length: int) -> NDArray[np.int64]:
 def boxes_at(video: Video, frames: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray, NDArray[np.bool_]]:
     """Labels (n,), boxes (n, m, 4) on the given frames, and whether each action is there on them (n, m).
 
-    Where it is not, the box is that of the nearest frame that has one: an action that began within a window is
-    taken to have stood still before.
+    Where it is not, the box is that of the nearest frame that has one: an action that began within a
+    window is taken to have stood still before.
     """
     labels = np.array([tube.label for tube in video.tubes], np.int64)
     boxes = np.zeros((len(labels), len(frames), 4))
@@ -143,7 +142,3 @@ def boxes_at(video: Video, frames: NDArray[np.int64]) -> tuple[NDArray[np.int64]
         boxes[i] = tube.boxes[nearest, 1:]
         present[i] = numbers[nearest] == frames
     return labels, boxes, present
-
-
-def epoch_order(rng: Generator, count: int) -> NDArray[np.int64]:
-    return rng.permutation(count)

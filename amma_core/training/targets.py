@@ -26,8 +26,8 @@ class Targets(NamedTuple):
 def window_targets(boxes: NDArray, labels: NDArray, classes: int, grid: int) -> Targets:
     """Targets of one window: `boxes` (n, K, 4) in cells, oldest key frame first, and `labels` (n,).
 
-    Boxes are clipped to the grid. Actions whose centre on the newest key frame lies outside of it, or whose box
-    there has no area left, are left out.
+    Boxes are clipped to the grid. Actions whose centre on the newest key frame lies outside of it, or whose
+    box there has no area left, are left out.
     """
     centre = (boxes[:, -1, :2] + boxes[:, -1, 2:]) / 2
     clipped = np.clip(boxes, 0, grid)
@@ -55,8 +55,8 @@ def join(targets: list[Targets]) -> Targets:
 def gaussian_radius(width: float, height: float, overlap: float = MIN_OVERLAP) -> int:
     """How many cells the centre of a box may be off, at the least, for the box to keep that IoU (CornerNet).
 
-    Of the three cases (one corner in and one out, both in, both out) the smallest root counts, each with CornerNet's
-    own formula (b + sqrt(b^2 - 4ac)) / 2, which later work kept for the sake of its results.
+    Of the three cases (one corner in and one out, both in, both out) the smallest root counts, each with
+    CornerNet's own formula (b + sqrt(b^2 - 4ac)) / 2, which later work kept for the sake of its results.
     """
     return max(0, int(radius_bound(width, height, overlap)))
 

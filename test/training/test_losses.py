@@ -1,0 +1,71 @@
+import math
+
+import pytest
+import torch
+
+from amma_core.network import Maps
+from amma_core.training.losses import Losses, focal, losses
+
+
+def test_focal_loss_by_hand():
+    probability = torch.tensor([[0.8, 0.3, 0.1, 0.6]])
+    target = torch.tensor([[1.0, 0.5, 0.0, 1.0]])
+    expected = (
+        0.2**2 * -math.log(0.8)
+        + 0.4**2 * -math.log(0.6)
+        + 0.5**4 * 0.3**2 * -math.log(0.7)
+        + 0.1**2 * -math.log(0.9)
+    ) / 2
+    assert focal(probability, target).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_focal_loss_without_a_positive_is_not_divided():
+    assert focal(torch.tensor([0.5, 0.5]), torch.zeros(2)).item() == pytest.approx(2 * 0.25 * math.log(2))
+
+
+def test_focal_loss_stays_finite_where_the_answer_is_certain_and_wrong():
+    answer = torch.tensor([0.0, 1.0], requires_grad=True)
+    loss = focal(answer, torch.tensor([1.0, 0.0]))
+    # Clamped to 1e-4: (1 - 1e-4)^2 * -log(1e-4), twice.
+    assert loss.item() == pytest.approx(2 * (1 - 1e-4) ** 2 * -math.log(1e-4), rel=1e-3)
+    loss.backward()
+    assert torch.isfinite(answer.grad).all()
+
+
+def maps_of(clips: int, grid: int) -> Maps:
+    """Two windows; every value tells its place: 1000 * window + 100 * channel + 10 * row + column."""
+    place = (
+        1000 * torch.arange(2).view(2, 1, 1, 1)
+        + 100 * torch.arange(2 * clips).view(1, -1, 1, 1)
+        + 10 * torch.arange(grid).view(1, 1, -1, 1)
+        + torch.arange(grid)
+    ).float()
+    return Maps(torch.full((2, 1, grid, grid), 0.5), place, place)
+
+
+def test_movement_is_read_at_the_newest_cell_and_size_at_each_own():
+    cells = torch.tensor([[[0, 1], [3, 2]]])  # (column, row) on the older and on the newer key frame
+    window = torch.tensor([1])
+    movement = torch.tensor([[[1023.0, 1123.0], [1223.0, 1323.0]]])
+    size = torch.tensor([[[1010.0, 1110.0], [1223.0, 1323.0]]])
+    exact = losses(maps_of(2, 4), torch.zeros(2, 1, 4, 4), window, cells, movement, size)
+    assert exact.movement == 0
+    assert exact.size == 0
+    off = losses(maps_of(2, 4), torch.zeros(2, 1, 4, 4), window, cells, movement + 2, size - torch.eye(2))
+    assert off.movement == 2
+    assert off.size == 0.5  # two of the four numbers are off by one
+
+
+def test_without_actions_only_the_center_branch_is_judged():
+    none = torch.zeros(0, 2, 2)
+    maps = maps_of(2, 4)
+    maps.movement.requires_grad_()
+    parts = losses(maps, torch.zeros(2, 1, 4, 4), none[:, 0, 0].long(), none.long(), none, none)
+    assert parts.movement == 0
+    assert parts.size == 0
+    parts.total().backward()
+    assert not maps.movement.grad.any()
+
+
+def test_total_weighs_the_box_loss_by_a_tenth():
+    assert Losses(torch.tensor(1.0), torch.tensor(2.0), torch.tensor(3.0)).total() == pytest.approx(3.3)

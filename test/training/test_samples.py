@@ -1,0 +1,139 @@
+import json
+
+import numpy as np
+import pytest
+
+from amma_core.config import NetworkConfig
+from amma_core.data.cache import FrameCache
+from amma_core.data.dataset import ActionTube, Video
+from amma_core.training.augmentation import Augmentation
+from amma_core.training.samples import (
+    Request,
+    Samples,
+    action_frames,
+    boxes_at,
+    clip_numbers,
+    join_batches,
+    window_keys,
+)
+
+
+def video(frames: int = 12, tubes: list[ActionTube] | None = None, name: str = "v") -> Video:
+    if tubes is None:
+        tubes = [tube(0, range(1, frames + 1))]
+    return Video(name, None, frames, 32, 24, 30.0, tubes)
+
+
+def tube(label: int, frames, x: float = 4.0) -> ActionTube:
+    """A box of 8 x 12 pixels that moves one pixel per frame to the right."""
+    return ActionTube(label, np.array([[f, x + f, 6, x + f + 8, 18] for f in frames], float))
+
+
+@pytest.fixture
+def cache(tmp_path) -> FrameCache:
+    """Two videos of 12 frames of 32 x 24; every pixel of frame n of video v is 16 v + n."""
+    frames = np.zeros((2, 12, 24, 32, 3), np.uint8)
+    frames += (16 * np.arange(2)[:, None] + np.arange(1, 13)).astype(np.uint8)[..., None, None, None]
+    (tmp_path / "frames.u8").write_bytes(frames.tobytes())
+    shapes = {"v": [0, 12, 24, 32], "w": [frames[0].nbytes, 12, 24, 32]}
+    (tmp_path / "index.json").write_text(json.dumps({"max_side": None, "videos": shapes}))
+    return FrameCache(tmp_path)
+
+
+def samples(cache: FrameCache, **settings) -> Samples:
+    config = NetworkConfig(num_classes=2, backbone="mobilenet_v2", clips=3, clip_length=4, input_size=64)
+    videos = [video(name="v"), video(name="w", tubes=[tube(1, range(5, 13))])]
+    return Samples(videos, cache, config, Augmentation.none(), **settings)
+
+
+def test_keys_of_windows_step_by_the_clip_length_and_stop_at_the_first_frame():
+    keys = window_keys(video(), newest=11, windows=2, clips=3, length=4)
+    assert keys.tolist() == [[1, 3, 7], [3, 7, 11]]
+
+
+def test_windows_that_end_before_the_video_or_its_action_are_left_out():
+    assert window_keys(video(), newest=6, windows=3, clips=2, length=4).tolist() == [[1, 2], [2, 6]]
+    late = video(tubes=[tube(0, range(5, 13))])
+    assert window_keys(late, newest=8, windows=2, clips=2, length=4).tolist() == [[4, 8]]
+
+
+def test_a_clip_ends_at_its_key_frame():
+    assert clip_numbers(np.array([1, 3, 8]), 4).tolist() == [[1, 1, 1, 1], [1, 1, 2, 3], [5, 6, 7, 8]]
+
+
+def test_action_frames_of_overlapping_tubes():
+    tubes = [tube(0, [2, 3]), tube(1, [3, 4, 7])]
+    assert action_frames(video(tubes=tubes)).tolist() == [2, 3, 4, 7]
+    assert action_frames(video(tubes=[])).tolist() == []
+
+
+def test_boxes_before_an_action_are_its_first():
+    labels, boxes, present = boxes_at(video(tubes=[tube(1, range(5, 13), x=0)]), np.array([1, 5, 9]))
+    assert labels.tolist() == [1]
+    assert boxes[0, :, 0].tolist() == [5, 5, 9]
+    assert present.tolist() == [[False, True, True]]
+
+
+def test_neighbouring_windows_share_their_clips(cache):
+    batch = samples(cache, windows=2, stride=100)[Request(0, 0, 64)]
+    newest = batch.clips[batch.windows[:, -1], -1, 0, 0, 0]  # the pixel value is the frame number
+    assert batch.windows.shape == (len(newest), 3)
+    if len(newest) == 2:
+        assert newest[1] == newest[0] + 4
+        assert (batch.windows[1, :-1] == batch.windows[0, 1:]).all()
+    keys = batch.clips[:, -1, 0, 0, 0]
+    assert len(set(keys.tolist())) == len(keys)
+
+
+def test_clips_hold_the_right_frames_and_targets_the_right_boxes(cache):
+    # A stride of 1 makes every frame of the action a key frame once: sample n ends at frame n + 1.
+    all_samples = samples(cache)
+    assert len(all_samples) == 12 + 8
+    clips, windows, targets = all_samples[Request(0, 10, 64)]  # v, frame 11
+    assert clips.shape == (3, 4, 64, 64, 3)
+    assert clips[windows[0], :, 0, 0, 0].tolist() == [[1, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+    # Centre x: 4 + frame + 4 pixels of 32, on 8 cells: a quarter of that. Centre y: 12 of 24 pixels: 4 cells.
+    np.testing.assert_allclose(targets.cells[0, -1], [5, 4])  # 19 / 4 = 4.75
+    np.testing.assert_allclose(targets.movement[0, :, 0], np.array([11, 15, 19]) / 4 - 5)
+    np.testing.assert_allclose(targets.size[0], [[2, 4]] * 3)
+    assert targets.heat[0, 0, 4, 5] == 1
+    clips, windows, targets = all_samples[Request(0, 12, 64)]  # w, whose action begins on frame 5
+    assert clips[windows[0], -1, 0, 0, 0].tolist() == [16 + 1, 16 + 1, 16 + 5]
+    assert targets.heat[0, 1].max() == 1
+    assert not targets.heat[0, 0].any()
+
+
+def test_samples_depend_on_seed_and_epoch_alone(cache):
+    some = Samples(
+        samples(cache).videos, cache, samples(cache).network, Augmentation(), windows=2, stride=6, seed=5
+    )
+    first, again = some[Request(3, 1, 64)], some[Request(3, 1, 64)]
+    assert (first.clips == again.clips).all()
+    assert (first.targets.heat == again.targets.heat).all()
+    others = [some[Request(epoch, 1, 64)] for epoch in range(4, 12)]
+    assert any(not np.array_equal(other.clips, first.clips) for other in others)
+
+
+def test_joined_samples_keep_their_clips_and_targets(cache):
+    all_samples = samples(cache)
+    parts = [all_samples[Request(0, number, 64)] for number in (10, 15)]
+    clips, windows, targets = join_batches(parts)
+    newest = clips[windows[targets.window, -1], -1, 0, 0, 0]
+    assert newest.tolist() == [11, 16 + 8]
+    assert [int(targets.heat[i].max((1, 2)).argmax()) for i in range(2)] == [0, 1]
+
+
+def test_a_smaller_cache_shows_the_same(cache, tmp_path):
+    """Frames of half the size in the cache, boxes in the video's own pixels."""
+    full = samples(cache)
+    half = np.stack([cache["v"][:, ::2, ::2], cache["w"][:, ::2, ::2]])
+    folder = tmp_path / "half"
+    folder.mkdir()
+    (folder / "frames.u8").write_bytes(half.tobytes())
+    shapes = {"v": [0, 12, 12, 16], "w": [half[0].nbytes, 12, 12, 16]}
+    (folder / "index.json").write_text(json.dumps({"max_side": 16, "videos": shapes}))
+    settings = (full.network, Augmentation(flip=1.0, photometric=0.0, expand=0.0, crop=0.0), 1, 1, 0)
+    small = Samples(full.videos, FrameCache(folder), *settings)[Request(0, 10, 64)]
+    large = Samples(full.videos, cache, *settings)[Request(0, 10, 64)]
+    assert (small.clips == large.clips).all()
+    assert (small.targets.size == large.targets.size).all()

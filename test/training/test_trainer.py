@@ -1,0 +1,252 @@
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from amma_core import bundle
+from amma_core.config import NetworkConfig
+from amma_core.data.dataset import Video
+from amma_core.errors import AmmaError
+from amma_core.network import Amma
+from amma_core.training.recipe import Data, Optimisation, load_recipe
+from amma_core.training.trainer import Average, freeze, hold_out, make_optimizer, rate_factor
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory) -> Path:
+    """Six short videos: a bright square that moves (class 0) or stands still (class 1) on dark ground."""
+    folder = tmp_path_factory.mktemp("data")
+    videos = {}
+    for number in range(6):
+        moving = number % 2 == 0
+        x = [8 + 4 * number + (2 * frame if moving else 0) for frame in range(10)]
+        writer = cv2.VideoWriter(str(folder / f"{number}.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 25, (64, 48))
+        for left in x:
+            image = np.full((48, 64, 3), 40, np.uint8)
+            image[16:32, left : left + 16] = 220
+            writer.write(image)
+        writer.release()
+        boxes = [[frame + 1, left, 16, left + 15, 31] for frame, left in enumerate(x)]
+        tube = {"label": "moves" if moving else "stands", "boxes": boxes}
+        videos[f"{number}.avi"] = {"frames": 10, "width": 64, "height": 48, "fps": 25.0, "tubes": [tube]}
+    content = {"labels": ["moves", "stands"], "videos": videos, "splits": {"train1": list(videos)}}
+    (folder / "annotations.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture
+def config(data, tmp_path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "data": {
+                    "annotations": str(data),
+                    "validation": 0.2,
+                    "cache": str(tmp_path / "cache"),
+                },
+                "network": {"backbone": "shufflenet_v2", "clips": 2},
+                "sampling": {"windows": 2, "stride": 5},
+                "optimisation": {
+                    "name": "adamw",
+                    "rate": 1e-3,
+                    "batch": 4,
+                    "schedule": "cosine",
+                    "ema": 0.9,
+                    "calibration": 1,
+                },
+                "phases": [
+                    {"epochs": 2, "input_size": 32, "frozen_stages": 1},
+                    {"epochs": 2, "input_size": 64},
+                ],
+                "machine": {"accelerator": "cpu", "threads": 1, "workers": 1},
+            }
+        )
+    )
+    return path
+
+
+def start(config: Path, output: Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", "amma_core", "train", str(config), "--output", str(output)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen) -> str:
+    out, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return out
+
+
+def epochs_logged(folder: Path) -> list[dict]:
+    path = folder / "log.csv"
+    if not path.exists():
+        return []
+    with open(path) as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_killed_run_goes_on_to_the_same_result(config, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finish(start(config, whole))
+
+    process = start(config, killed)
+    deadline = time.monotonic() + 120
+    while len(epochs_logged(killed)) < 1 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "the run ended before it could be killed"
+    assert not (killed / "last").exists()
+    finish(start(config, killed))
+
+    rows = epochs_logged(whole)
+    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
+    assert [row["input_size"] for row in rows] == ["32", "32", "64", "64"]
+    # An epoch may have been logged and not yet saved when the signal came: then it is in the log twice.
+    again = {row["epoch"]: row for row in epochs_logged(killed)}
+    for row in rows:
+        assert {**again[row["epoch"]], "seconds": ""} == {**row, "seconds": ""}
+    first, second = (bundle.load(folder / "last").build().state_dict() for folder in (whole, killed))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+    # A finished run has nothing left to do.
+    finish(start(config, whole))
+    assert len(epochs_logged(whole)) == 4
+
+
+def test_a_trained_bundle_tells_its_record(config, tmp_path):
+    finish(start(config, tmp_path / "run"))
+    best = bundle.load(tmp_path / "run" / "best")
+    assert best.labels == ("moves", "stands")
+    assert best.network.input_size == 64
+    assert best.network.backbone == "shufflenet_v2"
+    assert best.fps == 25
+    assert best.training["recipe"]["optimisation"]["ema"] == 0.9
+    assert 0 <= best.training["log"]["frame_map"] <= 100
+    losses = [float(row["size"]) for row in epochs_logged(tmp_path / "run")]
+    assert all(np.isfinite(losses))
+
+
+def test_two_processes_train_one_network(config, tmp_path):
+    settings = yaml.safe_load(config.read_text())
+    settings["machine"]["devices"] = 2
+    settings["phases"] = [{"epochs": 1, "input_size": 32}]
+    config.write_text(yaml.safe_dump(settings))
+    finish(start(config, tmp_path / "run"))
+    assert len(epochs_logged(tmp_path / "run")) == 1
+    assert (tmp_path / "run" / "best" / "model.safetensors").exists()
+
+
+def test_groups_stay_on_one_side():
+    videos = [Video(f"swim/{who}_swim_{i}", None, 9, 8, 8, 25.0) for who in "abcdefghij" for i in range(3)]
+    data = Data(annotations="", validation=0.3, group=r"^(\w+)/(.+?)_\1_")
+    training, held = hold_out(videos, data, seed=0)
+    assert len(held) == 9
+    assert len(training) == 21
+    assert not {v.name.split("_")[0] for v in held} & {v.name.split("_")[0] for v in training}
+    assert hold_out(videos, data, seed=0)[1] == held
+    assert hold_out(videos, data, seed=1)[1] != held
+    assert hold_out(videos, replace(data, validation=0.0), seed=0) == (videos, [])
+    with pytest.raises(AmmaError, match="nothing is left"):
+        hold_out(videos, replace(data, validation=1.0), seed=0)
+
+
+def test_rates():
+    steps = Optimisation(milestones=[6, 8], factor=0.1)
+    assert [rate_factor(steps, 0.0, epoch) for epoch in (0, 5, 6, 7, 8, 9)] == pytest.approx(
+        [1, 1, 0.1, 0.1, 0.01, 0.01]
+    )
+    cosine = Optimisation(schedule="cosine", warmup=0.2)
+    assert [rate_factor(cosine, done, 0) for done in (0.0, 0.1, 0.2, 0.6, 1.0)] == pytest.approx(
+        [0, 0.5, 1, 0.5, 0]
+    )
+    with pytest.raises(AmmaError, match="must be steps or cosine"):
+        rate_factor(Optimisation(schedule="other"), 0.5, 0)
+
+
+def test_frozen_stages_keep_their_weights_and_the_rest_learns():
+    network = Amma(NetworkConfig(num_classes=2, backbone="shufflenet_v2", clips=1, input_size=32))
+    freeze(network, 2)
+    trained = {name for name, value in network.named_parameters() if value.requires_grad}
+    assert not any(
+        name.startswith(("backbone.appearance.1.", "backbone.motion.0.", "micro")) for name in trained
+    )
+    assert any(name.startswith("backbone.appearance.2.") for name in trained)
+    assert any(name.startswith("backbone.motion.2.") for name in trained)
+    freeze(network, 0)
+    assert all(value.requires_grad for value in network.parameters())
+
+
+def test_the_backbone_can_learn_slower_and_only_matrices_decay():
+    network = Amma(NetworkConfig(num_classes=2, backbone="shufflenet_v2", clips=1, input_size=32))
+    groups = make_optimizer(
+        network, Optimisation(name="adamw", rate=4e-4, backbone_rate=1e-4, weight_decay=0.1)
+    ).param_groups
+    assert sum(len(group["params"]) for group in groups) == len(list(network.parameters()))
+    share = network.backbone.appearance_share
+    (group,) = [group for group in groups if any(value is share for value in group["params"])]
+    assert (group["factor"], group["weight_decay"]) == (0.25, 0.0)
+    weight = network.branches.center[0].weight
+    (group,) = [group for group in groups if any(value is weight for value in group["params"])]
+    assert (group["factor"], group["weight_decay"]) == (1.0, 0.1)
+
+
+def test_the_average_forgets_its_start_quickly():
+    network = Amma(NetworkConfig(num_classes=2, backbone="shufflenet_v2", clips=1, input_size=32))
+    share = network.backbone.appearance_share
+    average = Average(network, decay=0.5)
+    share.data.fill_(1.0)
+    average.update(network)  # decay 1 / 11
+    expected = 1.0 + (0.6 - 1.0) / 11
+    torch.testing.assert_close(average.values["backbone.appearance_share"], torch.full((3,), expected))
+    for _ in range(40):
+        average.update(network)
+    torch.testing.assert_close(average.values["backbone.appearance_share"], torch.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimisation.rat=1", "unknown setting 'rat'"),
+        ("optimisation.rate=fast", "must be a number"),
+        ("optimisation.batch=x", "must be of type int"),
+        ("network.backbone=resnet99", "backbone is 'resnet99'"),
+        ("seed", "write it as name=value"),
+    ],
+)
+def test_wrong_settings_are_named(config, override, message):
+    with pytest.raises(AmmaError, match=message):
+        load_recipe(config, [override]).network_config(2)
+
+
+def test_settings_from_the_command_line_win(config):
+    recipe = load_recipe(config, ["optimisation.rate=5e-4", "data.train=train2", "network.clips=3"])
+    assert recipe.optimisation.rate == 5e-4
+    assert recipe.data.train == "train2"
+    assert recipe.network_config(7).clips == 3
+    assert recipe.network_config(7).input_size == 64
+    assert [recipe.phase_of(epoch).input_size for epoch in range(recipe.epochs)] == [32, 32, 64, 64]
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "config" / "train").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_shipped_recipes_are_sound(path):
+    recipe = load_recipe(path, [])
+    network = recipe.network_config(21)
+    assert network.input_size % 32 == 0
+    rate_factor(recipe.optimisation, 0.5, 1)
+    if recipe.appearance_share is not None:
+        assert len(recipe.appearance_share) == network.fusion_stages
