@@ -1,4 +1,4 @@
-"""``pip install .`` brings amma_core and the ``amma`` command; with ROS 2, colcon builds the whole package."""
+"""``pip install .`` brings amma_core and the ``amma`` command; with ROS 2, colcon builds it all."""
 
 import re
 from pathlib import Path
