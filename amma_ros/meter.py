@@ -65,9 +65,10 @@ def memory() -> dict[str, float]:
     """Megabytes that this process holds, in main memory and on the GPU."""
     with open("/proc/self/statm") as file:
         held = {"process memory [MB]": int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6}
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        held["GPU memory [MB]"] = torch.cuda.memory_reserved() / 1e6
+    # None too while another thread is about to import torch
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)
+    if cuda is not None and cuda.is_initialized():
+        held["GPU memory [MB]"] = cuda.memory_reserved() / 1e6
     return held
 
 
