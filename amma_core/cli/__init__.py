@@ -12,6 +12,8 @@ from amma_core.errors import AmmaError
 # that looking for actions never loads what only training or evaluation needs.
 COMMANDS = {
     "train": ("train", "train a network on annotated videos"),
+    "import-dataset": ("import_dataset", "bring annotations of other tools into the native format"),
+    "init-weights": ("init_weights", "fetch pre-trained weights to start training from"),
     "detect": ("detect", "find actions in a video"),
     "bag": ("bag", "find actions in a ROS 2 recording"),
     "eval": ("evaluate", "judge predictions against ground truth: frame-mAP, video-mAP, errors"),

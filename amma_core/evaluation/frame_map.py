@@ -1,6 +1,6 @@
 """Frame-mAP and its error analysis: are the boxes of single frames right?"""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from amma_core.boxes import iou
 from amma_core.errors import AmmaError
 from amma_core.evaluation.curves import ERRORS, Curve, curve_of, mean_over_classes
-from amma_core.evaluation.groups import expand, match
+from amma_core.evaluation.groups import expand, first_of, match
 
 MODES = ("untrimmed", "trimmed")
 LOCATION, CLASS, TIME, OTHER = range(1, 1 + len(ERRORS))
@@ -35,16 +35,17 @@ def frame_curves(
 ) -> list[list[Curve]]:
     """Average precision and errors of every class, per threshold; arguments as for :func:`judge`."""
     order, outcomes = judge(detections, truth, classes, thresholds, mode)
-    labels = np.asarray(detections)[order, 2]
-    of_class = np.split(order, np.searchsorted(labels, np.arange(1, classes)))
+    return [class_curves(detections, truth, classes, order, judged) for judged in outcomes]
+
+
+def class_curves(
+    detections: NDArray, truth: NDArray, classes: int, order: NDArray, outcomes: NDArray
+) -> list[Curve]:
+    """The curve of every class from what :func:`judge` said at one threshold."""
+    of_class = np.split(order, np.searchsorted(np.asarray(detections)[order, 2], np.arange(1, classes)))
     positives = np.bincount(np.asarray(truth)[:, 2].astype(np.int64), minlength=classes).tolist()
-    return [
-        [
-            curve_of(judged[rows][judged[rows] != IGNORED], count)
-            for rows, count in zip(of_class, positives, strict=True)
-        ]
-        for judged in outcomes
-    ]
+    counted = (outcomes[rows][outcomes[rows] != IGNORED] for rows in of_class)
+    return [curve_of(kinds, count) for kinds, count in zip(counted, positives, strict=True)]
 
 
 def judge(
@@ -98,12 +99,9 @@ def judge(
     in_frame = np.zeros(len(detections), bool)  # does its frame?
     # Pairs of a detection and a true box that overlap enough for one threshold at least.
     own, foreign = [], []
-    for portion in np.array_split(np.flatnonzero(starts < stops), len(detections) // _PORTION + 1):
-        which, true = expand(starts[portion], stops[portion])
-        one = portion[which]
+    for one, true, overlap in _pairs(detections, truth, starts, stops):
         same = label[one] == true_label[true]
         in_frame[one[same]] = True
-        overlap = iou(detections[one, 4:].astype(np.float64), truth[true, 4:], inclusive=True)
         enough = overlap >= min(thresholds)
         for pairs, kind in ((own, enough & same), (foreign, enough & ~same)):
             pairs.append((one[kind], true[kind], overlap[kind]))
@@ -128,6 +126,38 @@ def judge(
         return judged
 
     return order, [outcomes(threshold) for threshold in thresholds]
+
+
+def confusion(detections: NDArray, truth: NDArray, classes: int, threshold: float = 0.5) -> NDArray[np.int64]:
+    """What true boxes are taken for: (classes, classes + 1) numbers of boxes, by true class and found class.
+
+    A true box is taken for the class of the best-scored detection in its frame whose IoU with it is at
+    least ``threshold``; if there is none, it counts in the last column. Arguments as for :func:`judge`.
+    """
+    detections, truth = np.asarray(detections), np.asarray(truth, np.float64)
+    truth = truth[np.lexsort((truth[:, 1], truth[:, 0]))]
+    keys, true_keys = _keys(detections), _keys(truth)
+    starts, stops = np.searchsorted(true_keys, keys, "left"), np.searchsorted(true_keys, keys, "right")
+    found = np.full(len(truth), classes)
+    best = np.full(len(truth), -np.inf)
+    for one, true, overlap in _pairs(detections, truth, starts, stops):
+        one, true = one[overlap >= threshold], true[overlap >= threshold]
+        ranked = np.lexsort((one, -detections[one, 3], true))
+        one, true = (x[ranked][first_of(true[ranked])] for x in (one, true))
+        better = detections[one, 3] > best[true]
+        best[true[better]] = detections[one[better], 3]
+        found[true[better]] = detections[one[better], 2]
+    counts = np.zeros((classes, classes + 1), np.int64)
+    np.add.at(counts, (truth[:, 2].astype(np.int64), found), 1)
+    return counts
+
+
+def _pairs(detections: NDArray, truth: NDArray, starts: NDArray, stops: NDArray) -> Iterator[tuple]:
+    """All pairs of a detection and a true box of its frame: two indices and the IoU, in portions."""
+    for portion in np.array_split(np.flatnonzero(starts < stops), len(detections) // _PORTION + 1):
+        which, true = expand(starts[portion], stops[portion])
+        one = portion[which]
+        yield one, true, iou(detections[one, 4:].astype(np.float64), truth[true, 4:], inclusive=True)
 
 
 def _keys(rows: NDArray) -> NDArray[np.int64]:

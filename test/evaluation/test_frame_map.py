@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amma_core.errors import AmmaError
-from amma_core.evaluation.frame_map import frame_curves, frame_map
+from amma_core.evaluation.frame_map import confusion, frame_curves, frame_map
 
 BOX = (0, 0, 9, 9)
 FAR = (50, 50, 59, 59)
@@ -137,6 +137,20 @@ def test_a_class_without_truth_is_left_out():
 def test_labels_beyond_the_classes_are_refused():
     with pytest.raises(AmmaError, match="labels go from 0 to 2, but there are 2 classes"):
         curves(rows((0, 1, 0, 0.9, BOX), (0, 1, 2, 0.9, BOX)), truth((0, 1, 0, BOX)), 2)
+
+
+def test_confusion_counts_what_each_true_box_is_taken_for():
+    true = truth((0, 1, 0, BOX), (0, 2, 0, BOX), (0, 3, 1, BOX), (0, 3, 1, FAR))
+    detections = rows(
+        (0, 1, 0, 0.5, BOX),
+        (0, 1, 1, 0.6, BOX),  # the best-scored one on the first box
+        (0, 1, 1, 0.9, FAR),
+        (0, 2, 0, 0.1, FAR),  # the second box is missed
+        (0, 3, 1, 0.3, BOX),
+        (0, 3, 1, 0.2, FAR),
+    )
+    assert confusion(detections, true, 2).tolist() == [[0, 1, 1], [0, 2, 0]]
+    assert confusion(rows(), true, 2).tolist() == [[0, 0, 2], [0, 0, 2]]
 
 
 def test_a_second_box_on_a_found_one_can_cost():

@@ -70,7 +70,7 @@ def test_dense_adds_the_key_frames_between(model, dataset):
     video = load_dataset(dataset).videos["b"]
     plain, dense = (Evaluator(settings(model, dense=on))(0, video) for on in (False, True))
     np.testing.assert_array_equal(plain.tubes.boxes, dense.tubes.boxes)
-    # Streaming answers at the frames 4 and 8, with tubelets from 1 to 4 and from 4 to 8. Dense, those that end
+    # Streaming answers at the frames 4 and 8, with tubelets from 1 to 4 and from 4 to 8. Dense, those ending
     # at 1, 2, 3, 5, 6 and 7 come in: twice the frame 1, 1 to 2, ..., 3 to 7.
     boxes = [np.bincount(result.frames[:, 1].astype(int), minlength=9)[1:] for result in (plain, dense)]
     assert (boxes[0] > 0).all()
