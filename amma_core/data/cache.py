@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from amma_core.errors import AmmaError
+from amma_core.video import VideoReader
 
 Frames = NDArray[np.uint8]
 
@@ -79,18 +80,11 @@ def open_or_build(folder: Path, videos: Mapping[str, Path], max_side: int | None
 
 
 def read_frames(path: Path, max_side: int | None = None) -> Frames:
-    """Every frame of a video file, (n, H, W, 3) BGR. Raises AmmaError where there is none to read."""
-    video = cv2.VideoCapture(str(path))
-    frames = []
-    while True:
-        more, frame = video.read()
-        if not more:
-            break
-        frames.append(_shrunk(frame, max_side))
-    video.release()
-    if not frames:
-        raise AmmaError(f"{path}: no frame could be read; is it a video that OpenCV can decode?")
-    return np.stack(frames)
+    """Every frame of a video, or of a folder of images, (n, H, W, 3) BGR.
+
+    Raises AmmaError where there is none to read.
+    """
+    return np.stack([_shrunk(frame, max_side) for frame, _ in VideoReader(path)])
 
 
 def _decode_all(videos: Mapping[str, Path], max_side: int | None) -> Iterator[tuple[str, Frames]]:

@@ -199,7 +199,7 @@ def load_backbone(network: Amma, layers: list[Layer], where: str) -> None:
             if conv.weight.shape != layer.weight.shape:
                 raise AmmaError(
                     f"{where}: a layer of shape {tuple(layer.weight.shape)} stands where"
-                    f" {network.config.backbone} has one of {tuple(conv.weight.shape)}: these are other weights"
+                    f" {network.config.backbone} has {tuple(conv.weight.shape)}: these are other weights"
                 )
             with torch.no_grad():
                 conv.weight.copy_(layer.weight)
@@ -224,7 +224,7 @@ def _layers_by_order(state: Mapping[str, Tensor]) -> list[Layer]:
             norms.setdefault(module, {})[name] = value
     if len(weights) != len(norms):
         raise AmmaError(
-            f"{len(weights)} convolutions but {len(norms)} batch norms: not the checkpoint of a known backbone"
+            f"{len(weights)} convolutions but {len(norms)} batch norms: not a known backbone's checkpoint"
         )
     names = ("weight", "bias", "running_mean", "running_var")
     return [Layer(w, *(norm[n] for n in names)) for w, norm in zip(weights, norms.values(), strict=True)]

@@ -2,7 +2,8 @@
 
 A sample is a run of windows of one video, t frames apart, all seen through the same augmentation.
 Neighbouring windows share K - 1 clips, and every distinct clip is in the sample once: the network encodes
-each once, and windows pick what they need. Everything random about a sample follows from (seed, epoch, its number).
+each once, and windows pick what they need. Everything random about a sample follows from the seed, the
+epoch and its number.
 """
 
 from dataclasses import dataclass

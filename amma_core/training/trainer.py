@@ -16,6 +16,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from amma_core import bundle
@@ -354,6 +355,10 @@ class Run:
             if new:
                 writer.writeheader()
             writer.writerow(row)
+        with SummaryWriter(str(self.folder)) as writer:
+            for name in columns[1:]:
+                if name in row:
+                    writer.add_scalar(name, row[name], row["epoch"])
         self.fabric.print(" ".join(f"{name} {value}" for name, value in row.items()))
 
 

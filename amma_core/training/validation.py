@@ -29,7 +29,7 @@ def validate(network: Amma, videos: list[Video], cache: FrameCache) -> float:
 def detect(network: Amma, video: Video, frames: NDArray[np.uint8]) -> list[Tubelets]:
     """The answers at all key frames of a video: every t frames, and its last frame.
 
-    What :class:`~amma_core.detector.ActionDetector` gives for the same frames, the video's clips as one batch.
+    What :class:`~amma_core.detector.ActionDetector` gives for the same frames, all clips as one batch.
     """
     config = network.config
     device = next(network.parameters()).device

@@ -53,5 +53,5 @@ def test_a_whole_cache_is_opened_and_another_or_a_broken_one_rebuilt(videos, tmp
 
 
 def test_what_is_no_video_is_named(tmp_path):
-    with pytest.raises(AmmaError, match=r"none\.avi: no frame could be read"):
+    with pytest.raises(AmmaError, match=r"none\.avi"):
         open_or_build(tmp_path / "cache", {"none": tmp_path / "none.avi"})

@@ -179,7 +179,7 @@ def test_a_wheel_with_another_hash_is_refused(tmp_path):
 
 
 def torchvision_like(backbone: str) -> dict[str, Tensor]:
-    """A state dict in torchvision's order: every convolution, then its batch norm; a classifier at the end."""
+    """A state dict in torchvision's order: convolution, batch norm, and so on; last a classifier."""
     generator = torch.Generator().manual_seed(1)
     state = {}
     modules = [m for stage in BACKBONES[backbone]() for m in stage.modules()]
