@@ -305,12 +305,52 @@ VIDEO_PUBLISHER = (
     *_qos("image", NEVER, "reliable", 10),
 )
 
+BAG_PLAYER = (
+    Parameter("bag", "", "Folder of a rosbag2 recording, or one of its files."),
+    Parameter("topics", [""], "Topics to play; without a name, all whose message types are installed."),
+    Parameter(
+        "rate",
+        1.0,
+        "How many times as fast as recorded.",
+        NEVER,
+        0.01,
+        100.0,
+    ),
+    Parameter(
+        "pace",
+        "realtime",
+        "realtime: as the recording's clock says, times `rate`; consumed: as fast as `detections` come "
+        "back, losing no image.",
+        choices=("realtime", "consumed"),
+    ),
+    Parameter("loop", False, "Begin again at the end, instead of leaving."),
+    Parameter("clock", 0.0, "Messages of `/clock` per second; 0 publishes none.", NEVER, 0.0, 1000.0),
+    Parameter(
+        "wait_for_subscribers",
+        0,
+        "Subscribers of each topic of images to wait for before the first message.",
+        NEVER,
+        0,
+        100,
+    ),
+    Parameter(
+        "max_in_flight",
+        8,
+        "With pace consumed: images sent whose detections have not come back, at most. The detector "
+        "answers once per clip, so it must be at least a clip.",
+        NEVER,
+        1,
+        1000,
+    ),
+)
+
 NODES = {
     "detector": DETECTOR,
     "linker": LINKER,
     "behavior": BEHAVIOR,
     "visualizer": VISUALIZER,
     "video_publisher": VIDEO_PUBLISHER,
+    "bag_player": BAG_PLAYER,
 }
 
 

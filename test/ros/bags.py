@@ -53,14 +53,15 @@ def write_bag(
     storage: str = "mcap",
     compression: str = "none",
 ) -> Path:
-    """topics: by name, a list of (time of reception, message); of an empty list, the topic is Image."""
+    """topics: by name, a list of (time of reception, message), which may be serialised; the type is that of
+    the first message that is not, or Image."""
     writer = Writer(path, version=9, storage_plugin=StoragePlugin[storage.upper()])
     writer.set_compression(CompressionMode[compression.upper()], CompressionFormat.ZSTD)
     types = get_typestore(Stores.ROS2_JAZZY)
     with writer:
         queue = []
         for topic, messages in topics.items():
-            kind = type(messages[0][1]) if messages else Image
+            kind = next((type(message) for _, message in messages if not isinstance(message, bytes)), Image)
             name = f"{kind.__module__.partition('.')[0]}/msg/{kind.__name__}"
             connection = writer.add_connection(topic, name, typestore=types)
             queue += [(time, connection, message) for time, message in messages]

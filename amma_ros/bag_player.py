@@ -1,0 +1,225 @@
+"""Plays a recording where there is no rosbag2: its messages, as they are, on their topics."""
+
+import math
+import struct
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from threading import Condition, Event, Thread
+
+from builtin_interfaces.msg import Time
+from rclpy.duration import Duration
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.task import Future
+from rosgraph_msgs.msg import Clock
+from vision_msgs.msg import Detection2DArray
+
+from amma_core.errors import AmmaError
+from amma_ros import conversions, parameters
+from amma_ros.bag_reader import IMAGES, BagReader, Topic
+from amma_ros.from_yaml import interface
+from amma_ros.node import Settings, run
+
+DEPTH = 10
+"""Messages of a topic that may wait for subscribers to take them; then playing waits."""
+PATIENCE = 10.0
+"""Seconds of waiting after which the log says for what."""
+LATE = 0.5
+"""Seconds behind the recording's clock that are worth a warning."""
+
+
+class BagPlayer(Node):
+    """Publishes every message of the recording, in the order of reception, and ends with it.
+
+    The topics are reliable, so that nothing gets lost on the way to those who ask for that: where a
+    subscriber does not keep up, playing waits. The future ``done`` tells the end, or what went wrong.
+    """
+
+    def __init__(self, **options):
+        super().__init__("bag_player", **options)
+        self.settings = Settings(self, parameters.BAG_PLAYER)
+        self.done = Future()
+        if not self.settings["bag"]:
+            raise AmmaError("bag_player: the parameter bag is empty; give a recording's folder or file")
+        self._bag = BagReader(self.settings["bag"])
+        self._players = {topic.name: self._offer(topic) for topic in self._choose_topics()}
+        self._images = [name for name in self._players if self._bag.topics[name].type in IMAGES]
+        self._time = self.create_publisher(Clock, "/clock", 10) if self.settings["clock"] else None
+        self._waiting = dict.fromkeys(self._players, 0)
+        self._in_flight: deque[int] = deque()
+        self._answer = Condition()
+        self._answers = None
+        if self.settings["pace"] == "consumed":
+            if len(self._images) != 1:
+                raise AmmaError(
+                    "bag_player: with pace consumed, one topic of images must be played, but there are "
+                    f"{len(self._images)} {self._images}; choose with the parameter topics"
+                )
+            self._answers = self.create_subscription(Detection2DArray, "detections", self._on_detections, 100)
+        self._stop = Event()
+        self._thread = Thread(target=self._run, name="bag", daemon=True)
+        self._thread.start()
+
+    def destroy_node(self) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._bag.close()
+        super().destroy_node()
+
+    def _choose_topics(self) -> list[Topic]:
+        """Those that the parameter names, or all whose type is there."""
+        known = self._bag.topics
+        wanted = [name for name in self.settings["topics"] if name]
+        strange = next((name for name in wanted if name not in known), None)
+        if strange:
+            raise AmmaError(f"{self._bag.path} has no topic {strange}; it has {', '.join(known)}")
+        chosen = []
+        for topic in [known[name] for name in wanted] or known.values():
+            try:
+                interface(topic.type, "msg")
+                chosen.append(topic)
+            except AmmaError as error:
+                if wanted:
+                    raise
+                self.get_logger().warn(f"{topic.name} is left out: {error}")
+        if not chosen:
+            raise AmmaError(f"{self._bag.path}: the messages of none of its topics are installed")
+        return chosen
+
+    def _offer(self, topic: Topic) -> Publisher:
+        durability = DurabilityPolicy.TRANSIENT_LOCAL if topic.latched else DurabilityPolicy.VOLATILE
+        return self.create_publisher(
+            interface(topic.type, "msg"), topic.name, QoSProfile(depth=DEPTH, durability=durability)
+        )
+
+    def _on_detections(self, message: Detection2DArray) -> None:
+        stamp = conversions.to_nanoseconds(message.header.stamp)
+        with self._answer:
+            # By its own stamp: at the start of another round they jump back.
+            while stamp in self._in_flight:
+                self._in_flight.popleft()
+            self._answer.notify()
+
+    def _run(self) -> None:
+        try:
+            self._wait_for_listeners()
+            played = late = 0
+            while True:
+                count, worst = self._play()
+                played, late = played + count, max(late, worst)
+                if not self.settings["loop"] or self._bag.fault:
+                    break
+            for name in self._players:
+                self._wait_until_taken(name)
+            if self._bag.fault:
+                raise AmmaError(f"{self._bag.fault}; {played} messages lie before that and were played")
+            self.get_logger().info(f"{played} messages played, {late:.2f} s late at most")
+            self.done.set_result(None)
+        except ExternalShutdownException:
+            pass
+        except Exception as error:
+            self.done.set_exception(error)
+
+    def _wait_for_listeners(self) -> None:
+        wanted = self.settings["wait_for_subscribers"]
+        if self._answers is not None:
+            wanted = max(wanted, 1)
+        watched = [self._players[name] for name in self._images or self._players]
+
+        def ready() -> bool:
+            answering = self._answers is None or self._answers.get_publisher_count() > 0
+            return answering and all(topic.get_subscription_count() >= wanted for topic in watched)
+
+        names = ", ".join(topic.topic_name for topic in watched)
+        self._wait(ready, f"waiting for {wanted} subscribers of {names}")
+
+    def _play(self) -> tuple[int, float]:
+        """The recording once; returns the number of messages and by how many seconds the latest was late."""
+        begin, first, late, played = time.monotonic(), None, 0.0, 0
+        for message in self._bag.messages(set(self._players)):
+            first = message.time if first is None else first
+            if self._answers is None:
+                late = max(late, self._sleep(begin, first, message.time))
+                if late > LATE:
+                    self.get_logger().warn(
+                        f"messages are up to {late:.1f} s late: playing is slower than asked for",
+                        throttle_duration_sec=PATIENCE,
+                    )
+            else:
+                self._tell_time(message.time)
+                if message.topic in self._images:
+                    self._wait_for_room(message.data)
+            self._publish(message.topic, message.data)
+            played += 1
+        return played, late
+
+    def _sleep(self, begin: float, first: int, until: int) -> float:
+        """Until this time of the recording; /clock goes on meanwhile. Returns the seconds it was late."""
+        rate = self.settings["rate"]
+        due = begin + (until - first) / 1e9 / rate
+        tick = 1 / self.settings["clock"] if self._time else math.inf
+        while (left := due - time.monotonic()) > 0:
+            self._tell_time(until - int(left * 1e9 * rate))
+            if self._stop.wait(min(left, tick)):
+                raise ExternalShutdownException
+        self._tell_time(until)
+        return -left
+
+    def _tell_time(self, nanoseconds: int) -> None:
+        if self._time is not None:
+            self._time.publish(Clock(clock=conversions.to_stamp(nanoseconds)))
+
+    def _wait_for_room(self, data: bytes) -> None:
+        most = self.settings["max_in_flight"]
+        self._wait(
+            lambda: len(self._in_flight) < most,
+            f"{most} images are out and no detections come back; is max_in_flight at least a clip?",
+        )
+        with self._answer:
+            self._in_flight.append(_stamp(data))
+
+    def _publish(self, name: str, data: bytes) -> None:
+        self._check_going()
+        if self._waiting[name] == DEPTH:
+            self._wait_until_taken(name)
+        self._players[name].publish(data)
+        self._waiting[name] += 1
+
+    def _wait_until_taken(self, name: str) -> None:
+        def taken() -> bool:
+            return self._players[name].wait_for_all_acked(Duration(seconds=0.05))
+
+        self._wait(taken, f"a subscriber of {name} does not take its messages")
+        self._waiting[name] = 0
+
+    def _wait(self, ready: Callable[[], bool], complaint: str) -> None:
+        """Until `ready()`; the log says from time to time what keeps it waiting."""
+        complain = time.monotonic() + PATIENCE
+        with self._answer:
+            while not self._answer.wait_for(ready, timeout=0.05):
+                self._check_going()
+                if time.monotonic() > complain:
+                    complain += PATIENCE
+                    self.get_logger().warn(complaint)
+
+    def _check_going(self) -> None:
+        if self._stop.is_set() or not self.context.ok():
+            raise ExternalShutdownException
+
+
+def _stamp(data: bytes) -> int:
+    """Of a serialised message that begins with a header."""
+    seconds, rest = struct.unpack_from("<iI" if data[1] else ">iI", data, 4)
+    return conversions.to_nanoseconds(Time(sec=seconds, nanosec=rest))
+
+
+def main() -> int:
+    return run(BagPlayer)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
