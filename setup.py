@@ -35,6 +35,7 @@ setup(
         "tqdm>=4.60",
     ],
     extras_require={
+        "report": ["matplotlib>=3.7"],
         "train": ["lightning-fabric>=2.4", "tensorboard>=2.16"],
     },
     entry_points={"console_scripts": ["amma = amma_core.cli:main"]},
