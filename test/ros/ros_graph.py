@@ -114,4 +114,6 @@ class Camera:
     def leave(self) -> None:
         """All images are read first."""
         assert self.publisher.wait_for_all_acked(Duration(seconds=PATIENCE))
-        self._graph.observer.destroy_publisher(self.publisher)
+        # by the thread that spins: rclpy falls over what goes while it prepares to wait
+        task = self._graph.executor.create_task(self._graph.observer.destroy_publisher, self.publisher)
+        self._graph.wait(task.done, "the camera to leave")
