@@ -1,7 +1,9 @@
 """``amma bag``: the images of a recording through detector and linker, into another bag."""
 
 import argparse
+import importlib
 import json
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -22,7 +24,7 @@ from amma_core.bundle import Bundle
 from amma_core.data.dataset import Video, load_dataset
 from amma_core.errors import AmmaError
 from amma_core.evaluation.metrics import evaluate, table
-from amma_core.evaluation.predictions import check_rows, save_predictions
+from amma_core.evaluation.predictions import Predictions, check_rows, save_predictions
 from amma_core.evaluation.tubelets import frame_detections
 from amma_core.evaluation.tubes import Tubes, annotated_tubes
 from amma_core.linker import link
@@ -51,8 +53,8 @@ def run(arguments: argparse.Namespace) -> None:
     model = bundle.load(detector["model"])
     if not model.trained:
         print(f"The model {model.name!r} is untrained: what it finds means nothing.", file=sys.stderr)
-    if arguments.predictions and not arguments.ground_truth:
-        raise AmmaError("--predictions needs --ground-truth, by which videos and labels are numbered")
+    if arguments.report:
+        _check_report(arguments)
 
     with BagReader(arguments.bag) as bag:
         topic = bag.image_topic(arguments.topic)
@@ -74,15 +76,42 @@ def run(arguments: argparse.Namespace) -> None:
                     writer.write_message(name, stamp, message)
     summary = {"bag": arguments.bag, "topic": topic.name, **search.summary(), "output": arguments.output}
     if truth is not None:
-        frames, tubes = truth.predictions(found, search.positions, model)
-        if arguments.predictions:
-            save_predictions(arguments.predictions, frames, tubes, [truth.video.name])
+        predictions = truth.predictions(found, search.positions, model)
         annotated = annotated_tubes([truth.video])
-        summary["metrics"] = evaluate(frames, tubes, annotated, truth.labels, arguments.mode)
+        summary["metrics"] = evaluate(
+            predictions.frames, predictions.tubes, annotated, truth.labels, arguments.mode
+        )
+        if arguments.report:
+            _write_report(Path(arguments.report), model.name, predictions, truth, summary, arguments.mode)
     print(json.dumps(summary) if arguments.json else _sentences(summary))
     if bag.fault:
         kept = f"; what was found until then is in {arguments.output}" if arguments.output else ""
         raise AmmaError(f"{bag.fault}; {search.images} images of {topic.name} lie before that{kept}")
+
+
+def _check_report(arguments: argparse.Namespace) -> None:
+    if not arguments.ground_truth:
+        raise AmmaError("--report needs --ground-truth")
+    try:
+        importlib.import_module("amma_core.evaluation.report")
+        Path(arguments.report).mkdir(parents=True, exist_ok=True)
+    except ModuleNotFoundError as error:
+        raise AmmaError(f"--report needs {error.name}: pip install {error.name}") from None
+    except OSError as error:
+        raise AmmaError(f"{arguments.report} cannot be made a folder: {error.strerror}") from None
+
+
+def _write_report(
+    folder: Path, name: str, predictions: Predictions, truth: "Truth", summary: dict, mode: str
+) -> None:
+    from amma_core.evaluation.report import make_report
+
+    save_predictions(folder / "predictions.npz", predictions.frames, predictions.tubes, predictions.videos)
+    (folder / "metrics.json").write_text(json.dumps(summary["metrics"]) + "\n", encoding="utf-8")
+    title = f"Action detection in {summary['bag']}, {summary['topic']}"
+    command = shlex.join(["amma", *sys.argv[1:]])
+    page = make_report(title, {name: predictions}, [truth.video], truth.labels, mode=mode, commands=[command])
+    (folder / "report.html").write_text(page, encoding="utf-8")
 
 
 def _stem(path: Path) -> str:
@@ -221,10 +250,8 @@ class Truth:
                 f"only {self.video.frames} frames; they do not belong together"
             )
 
-    def predictions(
-        self, found: list[Tubelets], positions: list[int], model: Bundle
-    ) -> tuple[np.ndarray, Tubes]:
-        """As in a file of predictions: (N, 8) detections and the tubes; frame numbers are positions."""
+    def predictions(self, found: list[Tubelets], positions: list[int], model: Bundle) -> Predictions:
+        """Frames are numbered by the position of the image on the topic."""
         size = (self.video.width, self.video.height)
         other = next((tubelets.image_size for tubelets in found if tubelets.image_size != size), None)
         if other:
@@ -247,6 +274,7 @@ class Truth:
         check_rows(frames, [self.video], self.labels, lambda row: f"detection {row}")
         network = model.network
         tubes = link(found, min_frames=network.clips * network.clip_length)
-        return frames, Tubes.of(
+        tubes = Tubes.of(
             (0, tube.label, tube.score, np.column_stack([tube.numbers, tube.boxes])) for tube in tubes
         )
+        return Predictions(frames, tubes, [self.video.name])

@@ -35,7 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--mode", choices=MODES, default=MODES[0], help="see amma eval")
     parser.add_argument(
-        "--predictions", metavar="FILE", help="with --ground-truth: write the predictions (.npz)"
+        "--report",
+        metavar="DIR",
+        help="with --ground-truth: write report.html, metrics.json and predictions.npz",
     )
     parser.add_argument("--json", action="store_true", help="print one line of JSON, last")
 

@@ -211,9 +211,12 @@ def test_a_search_can_be_judged(search, tmp_path, capsys):
     }
     (tmp_path / "truth.json").write_text(json.dumps(truth))
     judged = ["--ground-truth", tmp_path / "truth.json"]
-    predictions = tmp_path / "predictions.npz"
-    assert search(bag, *judged, "--predictions", predictions, "--json") == 0
+    report = tmp_path / "report"
+    assert search(bag, *judged, "--report", report, "--json") == 0
     metrics = json.loads(capsys.readouterr().out.splitlines()[-1])["metrics"]
+    assert json.loads((report / "metrics.json").read_text()) == metrics
+    assert "Precision and recall" in (report / "report.html").read_text()
+    predictions = report / "predictions.npz"
     assert metrics["per_class"]["push"]["boxes"] == 12
     assert set(np.load(predictions)["frames"][:, 2]) <= {1.0, 2.0, 3.0}
     words = ["eval", "--predictions", predictions, *judged, "--json"]
@@ -227,6 +230,12 @@ def test_a_search_can_be_judged(search, tmp_path, capsys):
     (tmp_path / "truth.json").write_text(json.dumps(truth))
     assert search(bag, *judged) == 2
     assert "12 images" in capsys.readouterr().err
+
+
+def test_without_ros_it_says_what_to_do(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "amma_ros.bag_command", None)
+    assert main(["bag", "recording"]) == 2
+    assert "this needs ROS 2" in capsys.readouterr().err
 
 
 # Reading -----------------------------------------------------------------------------------------------

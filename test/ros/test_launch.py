@@ -24,7 +24,7 @@ def describe(name: str, **arguments):
     return IncludeLaunchDescription(source, launch_arguments=arguments.items())
 
 
-@pytest.mark.parametrize("name", ["amma.launch.py", "demo.launch.py"])
+@pytest.mark.parametrize("name", ["amma.launch.py", "demo.launch.py", "replay.launch.py"])
 def test_every_argument_is_described(name):
     description = describe(name).launch_description_source.get_launch_description(launch.LaunchContext())
     arguments = description.get_launch_arguments()
