@@ -2,6 +2,7 @@
 
 import sys
 import time
+from pathlib import Path
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.clock import Clock, ClockType
@@ -41,7 +42,7 @@ class BehaviorNode(ManagedNode):
             raise AmmaError(
                 "behavior: rules_file is empty: give the path of a file of rules (docs/behaviors.md)"
             )
-        self._rules = read_rules(path)
+        self._rules = read_rules(Path(path).expanduser())
         for rule in self._rules:
             self._reactions[rule.name] = []
             for entry in rule.do:

@@ -17,10 +17,10 @@ from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.node import Node
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile
-from ros_graph import Graph
+from ros_graph import LABELS, Camera, Graph
 from std_msgs.msg import Header, String
 from std_srvs.srv import SetBool, Trigger
-from test_lifecycle import transit
+from test_lifecycle import RELIABLE, transit
 from test_parameters import change
 from vision_msgs.msg import LabelInfo, VisionClass
 
@@ -28,6 +28,7 @@ from amma_core.behavior import read_rules
 from amma_core.errors import AmmaError
 from amma_ros import behavior_node, conversions, reactions
 from amma_ros.behavior_node import BehaviorNode
+from amma_ros.detector_node import DetectorNode
 from amma_ros.linker_node import LinkerNode
 from amma_ros.node import LATCHED
 
@@ -199,6 +200,22 @@ def test_the_linker_tells_the_size_of_the_image_that_regions_need(graph, start):
     graph.wait(lambda: len(tubes) == 2 and len(events) == 2, "tubes and events")
     assert [(array.image_width, array.image_height) for array in tubes] == [IMAGE, IMAGE]
     assert [(event.rule, event.active) for event in events] == [("right", True), ("right", False)]
+
+
+def test_from_images_to_events_and_to_their_end_when_the_camera_leaves(graph, tiny_model, start):
+    events = graph.listen(ActionEvent, "action_events")
+    camera = Camera(graph)
+    start({"any": {"labels": LABELS, "min_score": 0.0, "region": [0, 0, 1, 0.9999]}})
+    graph.add(LinkerNode, lazy=True)
+    graph.add(DetectorNode, model=tiny_model, lazy=True, min_tubelet_score=0.0, **RELIABLE)
+    camera.wait_for_subscribers()
+    camera.film(12)
+    camera.leave()
+    graph.wait(lambda: len(events) == 2, "an event's begin and end")
+    begin, end = events
+    assert (begin.active, end.active) == (True, False)
+    assert begin.header in camera.sent
+    assert begin.label in LABELS
 
 
 def test_tubes_without_an_image_size_are_in_no_region_and_that_is_said(graph, eyes, start):
