@@ -2,13 +2,15 @@
 
 import sys
 
-from rclpy.event_handler import PublisherEventCallbacks
+from diagnostic_msgs.msg import DiagnosticStatus
 from vision_msgs.msg import Detection2DArray, LabelInfo
 
 from amma_core.errors import AmmaError
 from amma_ros import conversions, parameters
+from amma_ros.meter import Meter, memory, percentiles, status
 from amma_ros.msg import ActionTubeArray, TubeletArray
 from amma_ros.node import LATCHED, ManagedNode, run
+from amma_ros.qos import publisher_events, subscriber_events
 from amma_ros.results import Results, read_names, read_scores
 
 
@@ -19,42 +21,34 @@ class LinkerNode(ManagedNode):
         super().__init__("linker", parameters.LINKER, **options)
 
     def prepare(self) -> None:
-        self._publishers = []
-        self._label_subscription = self._subscription = self._results = None
+        self._channels: list[Channel] = []
+        self._label_subscription = None
         self._label_names: list[str] = []
         self.check({name: self.settings[name] for name in ("classes", "class_min_scores")})
 
     def open(self) -> None:
-        watch = PublisherEventCallbacks(matched=self._on_listeners)
-        self._detections = self.create_publisher(
-            Detection2DArray, "detections", self.settings.qos("detections"), event_callbacks=watch
-        )
-        self._tubes = self.create_publisher(
-            ActionTubeArray, "action_tubes", self.settings.qos("action_tubes"), event_callbacks=watch
-        )
-        self._label_info = self.create_publisher(LabelInfo, "label_info", LATCHED)
-        self._publishers = [self._detections, self._tubes, self._label_info]
+        names = [name for name in self.settings["cameras"] if name] or [""]
+        self._channels = [Channel(self, name) for name in names]
         # The detector says which labels its model has: no second `model` parameter that could differ.
         self._label_subscription = self.create_subscription(
             LabelInfo, "model_labels", self._on_labels, LATCHED
         )
 
     def close(self) -> None:
-        for publisher in self._publishers:
-            self.destroy_publisher(publisher)
-        self._publishers = []
+        for channel in self._channels:
+            channel.close()
+        self._channels = []
         if self._label_subscription is not None:
             self.destroy_subscription(self._label_subscription)
             self._label_subscription = None
 
     def start(self) -> None:
-        self._results = Results(self.settings)
-        if not self.settings["lazy"] or self._count_listeners():
-            self._subscribe()
+        for channel in self._channels:
+            channel.start()
 
     def stop(self) -> None:
-        self._unsubscribe()
-        self._results = None
+        for channel in self._channels:
+            channel.stop()
 
     def check(self, values: dict) -> None:
         classes = [*read_names(values.get("classes", [])), *read_scores(values.get("class_min_scores", []))]
@@ -64,32 +58,16 @@ class LinkerNode(ManagedNode):
             raise AmmaError(f"there is no class '{strange[0]}'; the model knows {known}")
 
     def apply(self, values: dict) -> None:
-        if self._results is not None:
-            self._results.change(self.settings)
-        if "min_score" in values and self._publishers:
+        for channel in self._channels:
+            if channel.results is not None:
+                channel.results.change(self.settings)
+        if "min_score" in values:
             self._publish_labels()
 
-    def _subscribe(self) -> None:
-        self._subscription = self.create_subscription(
-            TubeletArray, "tubelets", self._on_tubelets, self.settings.qos("tubelets")
-        )
-
-    def _unsubscribe(self) -> None:
-        if self._subscription is not None:
-            self.destroy_subscription(self._subscription)
-            self._subscription = None
-
-    def _on_listeners(self, status) -> None:
-        """With the parameter lazy: work only while somebody wants to know."""
-        if not self.active or not self.settings["lazy"]:
-            return
-        if self._count_listeners() and self._subscription is None:
-            self._subscribe()
-        elif not self._count_listeners():
-            self._unsubscribe()
-
-    def _count_listeners(self) -> int:
-        return self._detections.get_subscription_count() + self._tubes.get_subscription_count()
+    def diagnose(self) -> list[DiagnosticStatus]:
+        fault = "" if self.active else "not active"
+        node = status(self.get_fully_qualified_name(), "", fault, memory())
+        return [node, *(channel.report() for channel in self._channels if self.active)]
 
     def _on_labels(self, message: LabelInfo) -> None:
         self._label_names = [label.class_name for label in message.class_map]
@@ -102,20 +80,97 @@ class LinkerNode(ManagedNode):
     def _publish_labels(self) -> None:
         if self._label_names:
             now = self.get_clock().now().to_msg()
-            self._label_info.publish(
-                conversions.label_info(self._label_names, self.settings["min_score"], now)
-            )
+            info = conversions.label_info(self._label_names, self.settings["min_score"], now)
+            for channel in self._channels:
+                channel.label_info.publish(info)
+
+
+class Channel:
+    """One camera's tubelets and what comes of them; topics lie below its name if it has one."""
+
+    def __init__(self, node: ManagedNode, name: str):
+        self.node, self.name = node, name
+        self.results: Results | None = None
+        self._meter = Meter()
+        self._subscription = None
+        self._detections = self._create_publisher(Detection2DArray, "detections")
+        self._tubes = self._create_publisher(ActionTubeArray, "action_tubes")
+        self.label_info = node.create_publisher(LabelInfo, self._topic("label_info"), LATCHED)
+
+    def _create_publisher(self, kind: type, word: str):
+        topic, qos = self._topic(word), self.node.settings.qos(word)
+        events = publisher_events(self.node, topic, word, qos, self._on_listeners)
+        return self.node.create_publisher(kind, topic, qos, event_callbacks=events)
+
+    def _topic(self, word: str) -> str:
+        return f"{self.name}/{word}" if self.name else word
+
+    def close(self) -> None:
+        for publisher in (self._detections, self._tubes, self.label_info):
+            self.node.destroy_publisher(publisher)
+
+    def start(self) -> None:
+        self.results = Results(self.node.settings)
+        self._meter = Meter()
+        if not self.node.settings["lazy"] or self._count_listeners():
+            self._subscribe()
+
+    def stop(self) -> None:
+        self._unsubscribe()
+        self.results = None
+
+    def report(self) -> DiagnosticStatus:
+        rates, values = self._meter.report()
+        return status(
+            f"{self.node.get_fully_qualified_name()}: {self.name or 'camera'}",
+            "",
+            "",
+            {
+                "output rate [Hz]": rates.get("frames", 0.0),
+                "frames published": self._meter.totals["frames"],
+                **percentiles("latency [ms]", values.get("latency")),
+            },
+        )
+
+    def _subscribe(self) -> None:
+        topic, qos = self._topic("tubelets"), self.node.settings.qos("tubelets")
+        events = subscriber_events(self.node, topic, "tubelets", qos)
+        self._subscription = self.node.create_subscription(
+            TubeletArray, topic, self._on_tubelets, qos, event_callbacks=events
+        )
+
+    def _unsubscribe(self) -> None:
+        if self._subscription is not None:
+            self.node.destroy_subscription(self._subscription)
+            self._subscription = None
+
+    def _on_listeners(self, event) -> None:
+        """With the parameter lazy: work only while somebody wants to know."""
+        if self.results is None or not self.node.settings["lazy"]:
+            return
+        if self._count_listeners() and self._subscription is None:
+            self._subscribe()
+        elif not self._count_listeners():
+            self._unsubscribe()
+
+    def _count_listeners(self) -> int:
+        return self._detections.get_subscription_count() + self._tubes.get_subscription_count()
 
     def _on_tubelets(self, message: TubeletArray) -> None:
         try:
-            frames, tubes = self._results.update(message)
+            frames, tubes = self.results.update(message)
         except AmmaError as error:
-            self.get_logger().warn(f"{error} (message left out)", throttle_duration_sec=30.0)
+            self.node.get_logger().warn(f"{error} (message left out)", throttle_duration_sec=30.0)
             return
         for frame in frames:
             self._detections.publish(frame)
         if tubes is not None:
             self._tubes.publish(tubes)
+        if frames:
+            now = self.node.get_clock().now().nanoseconds
+            self._meter.count("frames", len(frames))
+            newest = conversions.to_nanoseconds(frames[-1].header.stamp)
+            self._meter.measure("latency", (now - newest) / 1e6)
 
 
 def main() -> int:

@@ -241,6 +241,7 @@ LINKER = (
     Parameter("classes", [""], "Names of the classes to look at; without a name, all.", ALWAYS),
     Parameter("min_frames", 1, "Tubes that last fewer frames are not reported.", ALWAYS, 1, 100_000),
     _CAUSAL,
+    _CAMERAS,
     *_MANAGED,
     *_qos("tubelets", INACTIVE, depth=100),
     *_qos("detections", INACTIVE, "reliable", 100),

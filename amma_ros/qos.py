@@ -12,7 +12,7 @@ POLICIES = {QoSPolicyKind.RELIABILITY: "reliability", QoSPolicyKind.DURABILITY: 
 def subscriber_events(
     node: Node, topic: str, name: str, qos: QoSProfile, matched: Callable | None = None
 ) -> SubscriptionEventCallbacks:
-    """For a subscription of `topic`, whose parameters are ``qos.<name>.*``: say if publishers do not suit it."""
+    """For a subscription of `topic` with parameters ``qos.<name>.*``: say if publishers do not suit it."""
 
     def warn(event) -> None:
         others = node.get_publishers_info_by_topic(node.resolve_topic_name(topic))

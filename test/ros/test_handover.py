@@ -1,0 +1,91 @@
+from threading import Thread
+from types import SimpleNamespace
+
+import pytest
+
+from amma_ros.handover import Frame, Handover
+
+
+def message(number: int) -> SimpleNamespace:
+    return SimpleNamespace(header=number)
+
+
+def contents(queue) -> list:
+    """Numbers of the frames; negative where the image was given up."""
+    frames = [queue.pop() for _ in range(len(queue.items))]
+    return [frame.header if frame.message is not None else -frame.header for frame in frames]
+
+
+def filled(count: int, depth: int, clip: int):
+    queue = Handover().add_queue(depth, clip)
+    for number in range(1, count + 1):
+        queue.put(message(number))
+    return queue
+
+
+def test_frames_come_out_as_they_went_in():
+    assert contents(filled(8, depth=8, clip=4)) == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        (9, [-1, -2, -3, -4, 5, 6, 7, 8, 9]),
+        (12, [-1, -2, -3, -4, 5, 6, 7, 8, 9, 10, 11, 12]),
+        (13, [-1, -2, -3, -4, -5, -6, -7, -8, 9, 10, 11, 12, 13]),
+    ],
+)
+def test_a_full_queue_gives_up_its_oldest_clip_and_keeps_the_newest(count, expected):
+    queue = filled(count, depth=8, clip=4)
+    assert len(queue) == sum(number > 0 for number in expected)
+    assert queue.skipped == sum(number < 0 for number in expected)
+    assert contents(queue) == expected
+
+
+def test_there_is_room_for_two_clips_at_least():
+    assert filled(10, depth=1, clip=5).skipped == 0
+
+
+def test_it_does_not_grow_however_many_come():
+    queue = filled(1000, depth=8, clip=4)
+    assert len(queue) <= 8
+    assert queue.items[-1].header == 1000
+
+
+def test_queues_take_turns_and_busy_ones_are_passed_over():
+    handover = Handover()
+    left, right = handover.add_queue(8, 4), handover.add_queue(8, 4)
+    for number in (1, 2, 3):
+        left.put(message(number))
+        right.put(message(10 * number))
+    taken = [handover.get()[1].header for _ in range(4)]
+    assert taken == [1, 10, 2, 20]
+    assert handover.get(busy=[left])[1].header == 30
+    assert handover.get(busy=[left, right]) is None
+    assert handover.get()[1].header == 3
+    assert handover.get(until=0.0) is None
+
+
+def test_waiting_ends_when_something_comes():
+    handover = Handover()
+    queue = handover.add_queue(8, 4)
+    got = []
+    thread = Thread(target=lambda: got.append(handover.get()))
+    thread.start()
+    queue.put(message(7))
+    thread.join(10)
+    assert got[0] == (queue, Frame(7, message(7)))
+
+
+def test_closing_drops_frames_but_not_what_else_there_is_to_do():
+    handover = Handover()
+    queue = handover.add_queue(8, 4)
+    done = []
+    queue.put(message(1))
+    queue.call(lambda: done.append(1))
+    queue.put(message(2))
+    handover.close()
+    handover.get()[1]()
+    assert handover.get() is None
+    assert done == [1]
+    assert len(queue) == 0
