@@ -89,6 +89,23 @@ def test_the_cooldown_counts_from_the_end(text, expected):
     assert changes(rule, pattern(text)) == expected
 
 
+@pytest.mark.parametrize(
+    ("gap", "max_gap", "hole", "goes_on"),
+    [
+        (0.0, 1.0, 10, True),
+        (0.0, 1.0, 11, False),
+        (2.0, 1.0, 20, True),
+        (2.0, 1.0, 21, False),
+        (0.0, 3.0, 30, True),
+    ],
+)
+def test_a_hole_is_forgiven_up_to_the_longer_of_both_gaps(gap, max_gap, hole, goes_on):
+    engine = BehaviorEngine([Rule("r", ("push",), hold=0.0, gap=gap, cooldown=100.0)], max_gap)
+    assert len(engine.update(seen(0, ("push", 0.9)))) == 1
+    ends = [event for event in engine.update(seen(hole, ("push", 0.9))) if not event.begins]
+    assert bool(ends) != goes_on
+
+
 def test_what_is_held_during_the_cooldown_counts():
     rule = Rule("r", ("push",), hold=0.3, gap=0.0, cooldown=0.5)
     assert changes(rule, pattern("xxxx.xxxxxxxx")) == [(3, True), (4, False), (9, True)]
@@ -228,9 +245,9 @@ PATIENCE = st.integers(0, 8).map(lambda tenths: tenths / 10)
 
 @given(
     hold=PATIENCE,
-    gap=PATIENCE,
+    gap=st.integers(0, 20).map(lambda tenths: tenths / 10),
     cooldown=PATIENCE,
-    steps=st.lists(st.tuples(st.integers(0, 12), st.booleans()), max_size=60),
+    steps=st.lists(st.tuples(st.integers(0, 25), st.booleans()), max_size=60),
     start=st.integers(0, 10**9),
 )
 def test_any_timeline_gives_what_the_definition_says(hold, gap, cooldown, steps, start):
