@@ -57,6 +57,8 @@ def run(arguments: argparse.Namespace) -> None:
         raise AmmaError(f"--workers is {arguments.workers}, but must be 1 or more")
     dataset = load_dataset(arguments.dataset)
     videos = dataset.split(arguments.split)
+    if not videos:
+        raise AmmaError(f"{arguments.dataset}: split {arguments.split!r} has no videos")
     path = bundle.load(arguments.model).path
     name = f"{path.resolve().name}-{arguments.split}{'-dense' * arguments.dense}"
     output = Path(arguments.output or Path("runs", "evaluate", name))

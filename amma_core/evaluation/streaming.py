@@ -89,7 +89,7 @@ class Evaluator:
             raise AmmaError(f"{model.path} finds {unknown[0]!r}, which is not among the data set's labels")
         self.settings = settings
         self._labels = np.array([settings.labels.index(label) for label in model.labels])
-        self._runtime = TorchRuntime(model.build(), settings.device)
+        self._runtime = TorchRuntime(model.build(), _device(settings.device))
         self._seconds = dict.fromkeys(STAGES, 0.0)
         self._time(self._runtime, "encode", "encode")
         self._time(self._runtime, "head", "head")
@@ -155,6 +155,13 @@ class Evaluator:
             return result
 
         setattr(target, method, timed)
+
+
+def _device(name: str) -> str:
+    """With several GPUs in a machine, each of its ranks takes one."""
+    several = torch.cuda.device_count()
+    rank = int(os.environ.get("LOCAL_RANK", 0))
+    return f"cuda:{rank % several}" if name == "auto" and several > 1 else name
 
 
 def _images(video: Video) -> Iterator[tuple[NDArray[np.uint8], int]]:
