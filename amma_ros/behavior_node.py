@@ -14,6 +14,7 @@ from amma_ros import conversions, parameters, reactions
 from amma_ros.meter import status
 from amma_ros.msg import ActionEvent, ActionTubeArray
 from amma_ros.node import LATCHED, ManagedNode, run
+from amma_ros.qos import publisher_events, subscriber_events
 from amma_ros.reactions import Reaction
 
 PERIOD = 1.0
@@ -47,7 +48,9 @@ class BehaviorNode(ManagedNode):
             self._reactions[rule.name] = []
             for entry in rule.do:
                 self._reactions[rule.name].append(self._make(entry, f"{path}: rule '{rule.name}'"))
-        self._events = self.create_publisher(ActionEvent, "action_events", self.settings.qos("action_events"))
+        qos = self.settings.qos("action_events")
+        watch = publisher_events(self, "action_events", "action_events", qos)
+        self._events = self.create_publisher(ActionEvent, "action_events", qos, event_callbacks=watch)
         self._label_subscription = self.create_subscription(LabelInfo, "label_info", self._on_labels, LATCHED)
         self._timer = self.create_timer(PERIOD, self._give_up, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
@@ -67,8 +70,10 @@ class BehaviorNode(ManagedNode):
         self._engine = BehaviorEngine(self._rules, self.settings["max_gap"])
         self._counts = {rule.name: 0 for rule in self._rules}
         self._going_on = set()
+        qos = self.settings.qos("action_tubes")
+        watch = subscriber_events(self, "action_tubes", "action_tubes", qos)
         self._subscription = self.create_subscription(
-            ActionTubeArray, "action_tubes", self._on_tubes, self.settings.qos("action_tubes")
+            ActionTubeArray, "action_tubes", self._on_tubes, qos, event_callbacks=watch
         )
 
     def stop(self) -> None:

@@ -16,7 +16,7 @@ from rcl_interfaces.msg import Log
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.node import Node
-from rclpy.qos import QoSDurabilityPolicy, QoSProfile
+from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
 from ros_graph import LABELS, Camera, Graph
 from std_msgs.msg import Header, String
 from std_srvs.srv import SetBool, Trigger
@@ -226,6 +226,14 @@ def test_tubes_without_an_image_size_are_in_no_region_and_that_is_said(graph, ey
     graph.wait(lambda: said(logs, graph, "comes without the image's size"), "a warning")
     graph.wait(lambda: events, "an event")
     assert [event.rule for event in events] == ["anywhere"]
+
+
+def test_tubes_offered_with_another_quality_of_service_are_not_missed_in_silence(graph, start):
+    logs = complaints(graph)
+    best_effort = QoSProfile(depth=10, reliability=QoSReliabilityPolicy.BEST_EFFORT)
+    graph.observer.create_publisher(ActionTubeArray, "action_tubes", best_effort)
+    start({"danger": {}})
+    graph.wait(lambda: said(logs, graph, "change the parameter qos.action_tubes.reliability"), "a warning")
 
 
 def test_labels_that_the_model_does_not_have_are_named(graph, start):
