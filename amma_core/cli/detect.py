@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from typing import TextIO
 
 from amma_core.errors import AmmaError
-from amma_core.types import FrameDetections, LinkStep, Tube
+from amma_core.types import FrameDetections, LinkStep, Tube, Tubelets
 
 DEFAULT_MODEL = "untrained"
 
@@ -39,6 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const="",
         help="show all in the Rerun viewer (pip install rerun-sdk), or record it to FILE.rrd",
+    )
+    parser.add_argument(
+        "--predictions",
+        metavar="FILE",
+        help="write all that `amma eval` wants to know (.npz), whatever its score",
     )
     parser.add_argument(
         "--min-score", type=float, default=0.2, metavar="P", help="drop tubes below (default: 0.2)"
@@ -75,6 +80,7 @@ def run(arguments: argparse.Namespace) -> None:
     annotator = Annotator()
     waiting = deque()  # frames that are not settled yet
     tubes: dict[int, Tube] = {}
+    found: list[Tubelets] = []
     with ExitStack() as stack:
         lines = stack.enter_context(_open_lines(arguments.json)) if arguments.json else None
         writer = None
@@ -85,6 +91,8 @@ def run(arguments: argparse.Namespace) -> None:
             view = stack.enter_context(closing(RerunView(arguments.rerun or None, model.labels)))
 
         def settle(step: LinkStep) -> None:
+            if arguments.predictions:
+                found.extend(pipeline.tubelets)
             for frame in step.frames:
                 image = waiting.popleft()
                 if lines:
@@ -106,6 +114,10 @@ def run(arguments: argparse.Namespace) -> None:
         except KeyboardInterrupt:
             pass  # how a camera is stopped: what was seen until then is written
         settle(pipeline.flush())
+    if arguments.predictions:
+        from amma_core.evaluation.predictions import predict, save_predictions
+
+        save_predictions(arguments.predictions, *predict(found, model.network))
     if arguments.json != "-":
         _print_tubes(list(tubes.values()), model.labels, detector.frames_seen)
 

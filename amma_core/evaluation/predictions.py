@@ -26,9 +26,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from amma_core.config import NetworkConfig
 from amma_core.data.dataset import Video
 from amma_core.errors import AmmaError
+from amma_core.evaluation.tubelets import frame_detections
 from amma_core.evaluation.tubes import Tubes
+from amma_core.linker import link
+from amma_core.types import Tubelets
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,17 +43,33 @@ class Predictions:
     videos: list[str] | None = None
 
 
+def predict(found: list[Tubelets], network: NetworkConfig, video: int = 0) -> tuple[NDArray, Tubes]:
+    """What is evaluated of one video: its frame detections and its linked tubes, of at least K * t frames.
+
+    `found` are the detector's answers for the whole video, whose first frame has the number 1.
+    """
+    tubes = link(found, min_frames=network.clips * network.clip_length)
+    rows = ((video, tube.label, tube.score, np.column_stack([tube.numbers, tube.boxes])) for tube in tubes)
+    return frame_detections(found, video), Tubes.of(rows)
+
+
 def save_predictions(
     path: str | Path, frames: ArrayLike, tubes: Tubes | None = None, videos: list[str] | None = None
 ) -> None:
-    """Write the ``.npz`` format; frames in single precision."""
+    """Write the ``.npz`` format; frames in single precision. The file appears when it is whole."""
     arrays = {"frames": np.asarray(frames, np.float32).reshape(-1, 8)}
     if tubes is not None:
         arrays |= tube_arrays(tubes)
     if videos is not None:
         arrays["videos"] = np.array(videos, np.str_)
-    with Path(path).open("wb") as file:
-        np.savez(file, **arrays)
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            np.savez(file, **arrays)
+    except OSError as error:
+        raise AmmaError(f"{path} cannot be written: {error.strerror}") from None
+    partial.replace(path)
 
 
 def tube_arrays(tubes: Tubes) -> dict[str, NDArray]:

@@ -106,6 +106,22 @@ def test_detect_prints_only_json_where_lines_go_to_standard_output(model, make_v
     assert [json.loads(line)["frame"] for line in done.stdout.splitlines()] == [1, 2, 3, 4, 5]
 
 
+def test_predictions_of_a_video_can_be_evaluated(tmp_path, model, make_video):
+    video, predictions, truth = make_video(24), tmp_path / "found.npz", tmp_path / "truth.json"
+    done = amma("detect", video, "--model", model, "--predictions", predictions)
+    assert done.returncode == 0, done.stderr
+    tube = {"label": "walk", "boxes": [[frame, 10, 10, 40, 50] for frame in range(1, 25)]}
+    about = {"file": str(video), "frames": 24, "width": 80, "height": 60, "fps": 25, "tubes": [tube]}
+    truth.write_text(
+        json.dumps({"labels": ["sit", "walk"], "videos": {"a": about}, "splits": {"test": ["a"]}})
+    )
+    done = amma("eval", "--predictions", predictions, "--ground-truth", truth, "--json")
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout.splitlines()[-1])
+    assert 0 <= answer["frame_mAP@0.5"] <= 100
+    assert answer["video_mAP@0.5"] is not None
+
+
 def test_a_rerun_recording_holds_frames_boxes_and_scores(tmp_path, model, make_video):
     pytest.importorskip("rerun", reason="rerun-sdk is not installed")
     recording = tmp_path / "run.rrd"
