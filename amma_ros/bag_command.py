@@ -15,6 +15,7 @@ from threading import Event, Thread
 from typing import TypeVar
 
 import numpy as np
+import torch
 from rclpy.qos import QoSProfile
 from tqdm import tqdm
 from vision_msgs.msg import Detection2DArray, LabelInfo
@@ -63,6 +64,7 @@ def run(arguments: argparse.Namespace) -> None:
             truth = Truth.of(arguments.ground_truth, arguments.video or _stem(bag.path), model)
             truth.check_length(topic)
         found: list[Tubelets] = []
+        torch.backends.cudnn.deterministic = True  # some of its transposed convolutions add in any order
         offline = Offline(model, detector, linker, None if truth is None else found)
         search = Search(bag, topic, offline)
         with ExitStack() as stack:

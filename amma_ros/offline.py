@@ -10,6 +10,7 @@ from std_msgs.msg import Header
 from amma_core.bundle import Bundle
 from amma_core.detector import ActionDetector
 from amma_core.errors import AmmaError
+from amma_core.runtime.torch_runtime import TorchRuntime
 from amma_core.types import Tubelets
 from amma_ros import conversions, parameters
 from amma_ros.bag_reader import BagImage
@@ -78,8 +79,6 @@ class Offline:
         linker: Mapping[str, Value],
         found: list[Tubelets] | None = None,
     ):
-        from amma_core.runtime.torch_runtime import TorchRuntime
-
         self._found = found
         self._labels = model.labels
         self._detector = ActionDetector(

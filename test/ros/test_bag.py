@@ -12,7 +12,8 @@ from amma_ros.msg import ActionTube, ActionTubeArray
 from bags import DELAY, IMAGE, SECOND, START, compressed, film, image, stamps, words, write_bag
 from rclpy.serialization import deserialize_message, serialize_message
 from ros_graph import LABELS
-from rosbags.rosbag2 import Reader
+from rosbags.rosbag2 import Reader, Writer
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
@@ -342,6 +343,14 @@ def test_a_bag_in_parts_is_read_in_order_with_and_without_its_metadata(tmp_path)
     assert names[0] in fault
 
 
+def test_messages_that_are_still_in_the_log_of_the_database_are_not_forgotten(tmp_path):
+    bag = write_bag(tmp_path / "bag", {IMAGE: film(3)}, "sqlite3")
+    (bag / "bag.db3-wal").write_bytes(b"pages")
+    read, fault = raw(bag)
+    assert len(read) == 3
+    assert "its newest messages are in bag.db3-wal" in fault
+
+
 # Playing -----------------------------------------------------------------------------------------------
 
 
@@ -423,6 +432,20 @@ def test_a_bag_is_played_again_and_again(graph, tmp_path):
     graph.remove(player)
     seen = [conversions.to_nanoseconds(message.header.stamp) for message in images[:7]]
     assert seen == (stamps(3) * 3)[:7]
+
+
+def test_topics_of_unknown_types_are_left_out_unless_asked_for(graph, tmp_path):
+    types = get_typestore(Stores.ROS2_JAZZY)
+    types.register(get_types_from_msg("uint8 number", "no_such_msgs/msg/Thing"))
+    with Writer(tmp_path / "bag", version=9) as writer:
+        for topic, kind in (("/thing", "no_such_msgs/msg/Thing"), ("/words", "std_msgs/msg/String")):
+            connection = writer.add_connection(topic, kind, typestore=types)
+            writer.write(connection, START, serialize_message(String(data="a")))
+    heard = graph.listen(String, "/words")
+    finish(graph, play(graph, tmp_path / "bag", wait_for_subscribers=1))
+    graph.wait(lambda: heard == [String(data="a")], "the word")
+    with pytest.raises(AmmaError, match="install the package no_such_msgs"):
+        play(graph, tmp_path / "bag", topics=["/thing"])
 
 
 def test_the_player_says_what_it_cannot_play(graph, tmp_path):
