@@ -39,6 +39,7 @@ class Camera:
         self.queue: FrameQueue | None = None
         self.meter = Meter()
         self._subscription = self._ending = None
+        self._warned: dict[str, float] = {}
         qos = settings.qos("tubelets")
         topic = self._topic("tubelets")
         events = publisher_events(node, topic, "tubelets", qos, self._on_listeners)
@@ -163,13 +164,16 @@ class Camera:
             f"{name} ({kind.rpartition('/')[2]})"
             for name, kinds in self.node.get_topic_names_and_types()
             for kind in kinds
-            if kind in IMAGE_TYPES and name != topic and self.node.count_publishers(name)
+            if kind in IMAGE_TYPES
+            and name != topic
+            and not name.endswith("/annotated_image")
+            and self.node.count_publishers(name)
         )
         text = f"no image on {topic} for {silent:.0f} s"
         if not self.node.count_publishers(topic):
             text += "; nobody publishes it"
         hint = f"images are on {', '.join(others)}" if others else "no topic has images"
-        self.node.get_logger().warn(f"{text}; {hint}", throttle_duration_sec=QUIET)
+        self._warn("silence", f"{text}; {hint}")
         return text
 
     def _holes(self) -> str:
@@ -184,12 +188,19 @@ class Camera:
         if lost < HOLES * len(gaps):
             return ""
         text = f"{lost:.0f} of {len(gaps) + lost:.0f} images got lost on the way"
-        self.node.get_logger().warn(
-            f"{text} ({self._topic('image')}): large images do not fit the middleware's defaults; "
-            "the README says how to make room",
-            throttle_duration_sec=QUIET,
+        self._warn(
+            "holes",
+            f"{text} ({self._topic('image')}): large images do not fit the middleware's defaults; the README "
+            "says how to make room",
         )
         return text
+
+    def _warn(self, kind: str, text: str) -> None:
+        """Warn, but not again too soon; each camera for itself."""
+        now = self._steady_seconds()
+        if now - self._warned.get(kind, -QUIET) >= QUIET:
+            self._warned[kind] = now
+            self.node.get_logger().warn(text)
 
     # The thread of inference
 
@@ -211,10 +222,7 @@ class Camera:
                 image = conversions.image_to_bgr(frame.message)
             except AmmaError as error:
                 self.meter.count("bad")
-                count = self.meter.totals["bad"]
-                self.node.get_logger().warn(
-                    f"{error} (left out, {count} so far)", throttle_duration_sec=QUIET
-                )
+                self._warn("bad", f"{error} (left out, {self.meter.totals['bad']} so far)")
                 return
             kind = (frame.header.frame_id, getattr(frame.message, "encoding", "compressed"))
             if self._kind not in (None, kind):

@@ -1,5 +1,6 @@
 """What the nodes have in common: parameters by the table, quality of service, lifecycle, start and end."""
 
+import gc
 import os
 import signal
 import sys
@@ -265,8 +266,9 @@ class ManagedNode(LifecycleNode):
             undo()
             return TransitionCallbackReturn.FAILURE
         except Exception:
-            # rclpy would take the error and say nothing
-            self.get_logger().error(traceback.format_exc())
+            # rclpy would take the error and say nothing; so do we when the process is ending
+            if self.context.ok():
+                self.get_logger().error(traceback.format_exc())
             return TransitionCallbackReturn.ERROR
 
 
@@ -295,6 +297,10 @@ def run(make_node: Callable[[], Node], arguments: list[str] | None = None) -> in
         return 2
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except Exception:
+        if rclpy.ok():
+            raise
+        # told to stop while it was starting
     finally:
         # `ros2 launch` passes Ctrl-C on to those who have had it already
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -302,6 +308,7 @@ def run(make_node: Callable[[], Node], arguments: list[str] | None = None) -> in
             node.destroy_node()
         executor.shutdown()
         rclpy.try_shutdown()
+        gc.freeze()  # the interpreter would look through all of torch once more before it ends
     return 0
 
 

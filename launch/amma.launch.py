@@ -17,7 +17,8 @@ PROFILE = "FASTRTPS_DEFAULT_PROFILES_FILE"
 TRANSPORTS = (PROFILE, "FASTDDS_DEFAULT_PROFILES_FILE", "FASTDDS_BUILTIN_TRANSPORTS")
 
 ARGUMENTS = (
-    ("image", "image", "Topic of the camera's images.", None),
+    ("image", "image", "Topic of the camera's images; with cameras, its name below each of them.", None),
+    ("cameras", "", "Names of several cameras, separated by commas; topics lie below them.", None),
     ("namespace", "", "Namespace of the nodes and of all that they publish.", None),
     ("model", "", "Name of a shipped model or path of a model's folder; empty: as params_file says.", None),
     ("device", "", "auto, cpu, cuda or cuda:N; empty: as params_file says.", None),
@@ -30,20 +31,31 @@ ARGUMENTS = (
 def make_nodes(context: LaunchContext) -> list[Node]:
     value = {name: LaunchConfiguration(name).perform(context) for name, *_ in ARGUMENTS}
     given = {name: ParameterValue(value[name], value_type=str) for name in ("model", "device") if value[name]}
-    names = ["detector", "linker", *(["visualizer"] if value["visualise"] == "true" else [])]
-    return [
-        Node(
+    given["use_sim_time"] = value["use_sim_time"] == "true"
+    cameras = [name.strip() for name in value["cameras"].split(",") if name.strip()]
+    remappings = [("image", value["image"])]
+    if cameras:
+        given["cameras"] = cameras
+        remappings = [(f"{camera}/image", f"{camera}/{value['image']}") for camera in cameras]
+
+    def node(name: str, namespace: str, remappings: list[tuple[str, str]]) -> Node:
+        return Node(
             package="amma_ros",
             executable=f"{name}_node",
             name=name,
-            namespace=value["namespace"],
-            parameters=[value["params_file"], {"use_sim_time": value["use_sim_time"] == "true"} | given],
-            remappings=[("image", value["image"])],
+            namespace=namespace,
+            parameters=[value["params_file"], given],
+            remappings=remappings,
             output="screen",
             emulate_tty=True,
         )
-        for name in names
-    ]
+
+    nodes = [node(name, value["namespace"], remappings) for name in ("detector", "linker")]
+    if value["visualise"] == "true":
+        # one per camera, as whoever looks, looks at one
+        places = ["/".join(filter(None, (value["namespace"], camera))) for camera in cameras or [""]]
+        nodes += [node("visualizer", place, [("image", value["image"])]) for place in places]
+    return nodes
 
 
 def generate_launch_description() -> LaunchDescription:

@@ -9,7 +9,7 @@ FLOORS = [  # lowest first
     {"network", "linker", "decoding", "drawing", "rerun_view", "video", "behavior"},
     {"runtime", "bundle"},
     {"clips", "detector"},
-    {"pipeline"},
+    {"pipeline", "streams"},
     {"cli", "__main__"},
 ]
 WINGS = {"data", "training", "evaluation"}
