@@ -65,6 +65,8 @@ class VideoPublisher(Node):
             self._publish_rounds()
             self._publisher.wait_for_all_acked(Duration(seconds=PATIENCE))
             self.done.set_result(None)
+        except ExternalShutdownException:
+            pass  # the node has been told to end
         except Exception as error:
             self.done.set_exception(error)
 
