@@ -4,10 +4,9 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from threading import Condition, Thread
+from threading import Condition, Event, Thread
 
 from rclpy.duration import Duration
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.task import Future
 from sensor_msgs.msg import Image
@@ -50,7 +49,14 @@ class VideoPublisher(Node):
         self._answers = None
         if self.settings["pace"] == "consumed":
             self._answers = self.create_subscription(Detection2DArray, "detections", self._on_detections, 100)
-        Thread(target=self._run, name="video", daemon=True).start()
+        self._stopped = Event()
+        self._thread = Thread(target=self._run, name="video", daemon=True)
+        self._thread.start()
+
+    def destroy_node(self) -> None:
+        self._stopped.set()
+        self._thread.join()
+        super().destroy_node()
 
     def _on_detections(self, message: Detection2DArray) -> None:
         stamp = conversions.to_nanoseconds(message.header.stamp)
@@ -65,8 +71,8 @@ class VideoPublisher(Node):
             self._publish_rounds()
             self._publisher.wait_for_all_acked(Duration(seconds=PATIENCE))
             self.done.set_result(None)
-        except ExternalShutdownException:
-            pass  # the node has been told to end
+        except _Stopped:
+            pass
         except Exception as error:
             self.done.set_exception(error)
 
@@ -89,16 +95,17 @@ class VideoPublisher(Node):
                 if self._camera:
                     begin, offset = self.get_clock().now().nanoseconds, 0
                 elif self._answers is None:
-                    time.sleep(max(0.0, started + offset / 1e9 - time.monotonic()))
+                    self._sleep(started + offset / 1e9 - time.monotonic())
                 self._publish(picture, begin + offset)
             if not self.settings["loop"] or self._camera:
                 return
             begin += offset + PAUSE_BETWEEN_ROUNDS
             if self._answers is None:
-                time.sleep(PAUSE_BETWEEN_ROUNDS / 1e9)
+                self._sleep(PAUSE_BETWEEN_ROUNDS / 1e9)
             self._reader = VideoReader(self.settings["source"], self.settings["fps"] or None)
 
     def _publish(self, picture, stamp: int) -> None:
+        self._sleep(0)
         header = Header(stamp=conversions.to_stamp(stamp), frame_id=self.settings["frame_id"])
         message = conversions.bgr_to_image(picture, header)
         if self._answers is not None:
@@ -116,11 +123,18 @@ class VideoPublisher(Node):
         complain = time.monotonic() + PATIENCE
         with self._answer:
             while not self._answer.wait_for(ready, timeout=0.05):
-                if not self.context.ok():
-                    raise ExternalShutdownException
+                self._sleep(0)
                 if time.monotonic() > complain:
                     complain += PATIENCE
                     self.get_logger().warn(complaint)
+
+    def _sleep(self, seconds: float) -> None:
+        if self._stopped.wait(max(0.0, seconds)) or not self.context.ok():
+            raise _Stopped
+
+
+class _Stopped(Exception):
+    """The node has been told to end before its source."""
 
 
 def main() -> int:

@@ -1,0 +1,49 @@
+"""Files, folders and loops as image topics."""
+
+import cv2
+import numpy as np
+import pytest
+from ros_graph import SECOND
+from sensor_msgs.msg import Image
+
+from amma_ros import conversions
+from amma_ros.video_publisher import VideoPublisher
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for number in range(5):
+        cv2.imwrite(str(tmp_path / f"{number:03}.png"), np.full((24, 32, 3), 40 * number, np.uint8))
+    return tmp_path
+
+
+def stamps(messages) -> list[int]:
+    return [conversions.to_nanoseconds(message.header.stamp) for message in messages]
+
+
+def test_a_folder_of_images_each_once_with_the_time_of_its_frame(graph, folder):
+    images = graph.listen(Image, "image")
+    node = graph.add(VideoPublisher, source=str(folder), fps=50.0, frame_id="eye", wait_for_subscribers=1)
+    graph.wait(node.done.done, "the end")
+    graph.wait(lambda: len(images) == 5, "5 images")
+    assert np.diff(stamps(images)).tolist() == [20_000_000] * 4
+    assert {image.header.frame_id for image in images} == {"eye"}
+    for number, image in enumerate(images):
+        assert (conversions.image_to_bgr(image) == 40 * number).all()
+
+
+def test_a_loop_leaves_a_gap_that_no_clip_spans(graph, folder):
+    images = graph.listen(Image, "image")
+    graph.add(VideoPublisher, source=str(folder), fps=50.0, loop=True, wait_for_subscribers=1)
+    graph.wait(lambda: len(images) >= 8, "the second round")
+    gaps = np.diff(stamps(images))
+    assert gaps[4] > 1.5 * SECOND
+    assert (gaps[:4] == 20_000_000).all()
+
+
+def test_a_damaged_image_ends_it_with_a_reason(graph, folder):
+    (folder / "002.png").write_bytes(b"no image")
+    node = graph.add(VideoPublisher, source=str(folder))
+    graph.wait(node.done.done, "the end")
+    with pytest.raises(Exception, match=r"002.png is not an image"):
+        node.done.result()
