@@ -25,10 +25,8 @@ from amma_core.bundle import Bundle
 from amma_core.data.dataset import Video, load_dataset
 from amma_core.errors import AmmaError
 from amma_core.evaluation.metrics import evaluate, table
-from amma_core.evaluation.predictions import Predictions, check_rows, save_predictions
-from amma_core.evaluation.tubelets import frame_detections
-from amma_core.evaluation.tubes import Tubes, annotated_tubes
-from amma_core.linker import link
+from amma_core.evaluation.predictions import Predictions, check_rows, predict, save_predictions
+from amma_core.evaluation.tubes import annotated_tubes
 from amma_core.types import Tubelets
 from amma_ros.bag import BagWriter
 from amma_ros.bag_reader import BagReader, Topic
@@ -272,11 +270,6 @@ class Truth:
             )
             for tubelets in found
         ]
-        frames = frame_detections(found)
+        frames, tubes = predict(found, model.network)
         check_rows(frames, [self.video], self.labels, lambda row: f"detection {row}")
-        network = model.network
-        tubes = link(found, min_frames=network.clips * network.clip_length)
-        tubes = Tubes.of(
-            (0, tube.label, tube.score, np.column_stack([tube.numbers, tube.boxes])) for tube in tubes
-        )
         return Predictions(frames, tubes, [self.video.name])
