@@ -36,7 +36,8 @@ from amma_core.video import USUAL_FPS, VideoReader, VideoWriter
 from amma_ros import conversions
 from amma_ros.bag import BagWriter
 from amma_ros.msg import ActionTube, ActionTubeArray
-from amma_ros.node import LATCHED, shared, use_transports_for_images
+from amma_ros.node import LATCHED
+from amma_ros.transports import shared, use_transports_for_images
 
 # What may pass, in seconds, without a sign of life.
 PATIENCE_TO_START = 120.0

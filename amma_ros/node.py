@@ -1,12 +1,10 @@
 """What the nodes have in common: parameters by the table, quality of service, lifecycle, start and end."""
 
 import gc
-import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -24,6 +22,7 @@ from std_msgs.msg import Header
 from amma_core.errors import AmmaError
 from amma_ros import parameters
 from amma_ros.parameters import ALWAYS, INACTIVE, NEVER, Parameter, Value
+from amma_ros.transports import use_transports_for_images
 
 LATCHED = QoSProfile(
     depth=1, reliability=QoSReliabilityPolicy.RELIABLE, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL
@@ -314,22 +313,3 @@ def run(make_node: Callable[[], Node], arguments: list[str] | None = None) -> in
 
 def _sentence(error: Exception) -> str:
     return " ".join(str(error).split())
-
-
-def use_transports_for_images() -> None:
-    """Have Fast DDS carry large images between processes of one machine, unless the user has set it up.
-
-    Its own shared memory segment is smaller than one HD image, and most of them get lost. To be called
-    before ``rclpy.init``.
-    """
-    told = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE", "FASTDDS_BUILTIN_TRANSPORTS")
-    profile = shared("config/fastdds.xml")
-    if profile is not None and not any(name in os.environ for name in told):
-        os.environ["FASTRTPS_DEFAULT_PROFILES_FILE"] = str(profile)
-
-
-def shared(path: str) -> Path | None:
-    """A file of this package, in the source tree or installed under ``share/amma_ros``; None if not there."""
-    prefixes = filter(None, os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep))
-    places = [Path(__file__).parents[1], *(Path(prefix) / "share" / "amma_ros" for prefix in prefixes)]
-    return next((place / path for place in places if (place / path).is_file()), None)

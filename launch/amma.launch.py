@@ -3,7 +3,6 @@
 ros2 launch amma_ros amma.launch.py image:=/camera/image_raw model:=/path/to/model
 """
 
-import os
 from pathlib import Path
 
 from launch import LaunchContext, LaunchDescription
@@ -12,9 +11,9 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
+from amma_ros import transports
+
 SHARE = Path(__file__).resolve().parents[1]
-PROFILE = "FASTRTPS_DEFAULT_PROFILES_FILE"
-TRANSPORTS = (PROFILE, "FASTDDS_DEFAULT_PROFILES_FILE", "FASTDDS_BUILTIN_TRANSPORTS")
 
 ARGUMENTS = (
     ("image", "image", "Topic of the camera's images; with cameras, its name below each of them.", None),
@@ -59,11 +58,11 @@ def make_nodes(context: LaunchContext) -> list[Node]:
 
 
 def generate_launch_description() -> LaunchDescription:
-    # Large images get lost in the default transport; whoever has chosen one keeps it.
-    chosen = any(name in os.environ for name in TRANSPORTS)
-    profile = [] if chosen else [SetEnvironmentVariable(PROFILE, str(SHARE / "config" / "fastdds.xml"))]
+    # The nodes do so by themselves; here it is for the others that are launched along with them.
+    profile = transports.image_profile()
+    profiles = [SetEnvironmentVariable(transports.VARIABLE, str(profile))] if profile else []
     arguments = [
         DeclareLaunchArgument(name, default_value=default, description=description, choices=choices)
         for name, default, description, choices in ARGUMENTS
     ]
-    return LaunchDescription([*profile, *arguments, OpaqueFunction(function=make_nodes)])
+    return LaunchDescription([*profiles, *arguments, OpaqueFunction(function=make_nodes)])
