@@ -31,8 +31,9 @@ from amma_core.types import Tubelets
 from amma_ros.bag import BagWriter
 from amma_ros.bag_reader import BagReader, Topic
 from amma_ros.msg import ActionTubeArray
-from amma_ros.node import LATCHED, shared
+from amma_ros.node import LATCHED
 from amma_ros.offline import ACTION_TUBES, DETECTIONS, LABEL_INFO, Offline, Result, load_settings
+from amma_ros.transports import shared
 
 Item = TypeVar("Item")
 TOPICS = {
