@@ -190,8 +190,8 @@ class Camera:
         text = f"{lost:.0f} of {len(gaps) + lost:.0f} images got lost on the way"
         self._warn(
             "holes",
-            f"{text} ({self._topic('image')}): large images do not fit the middleware's defaults; the README "
-            "says how to make room",
+            f"{text} ({self._topic('image')}): large images do not fit the middleware's defaults; see "
+            "docs/middleware.md",
         )
         return text
 
