@@ -8,7 +8,7 @@ ARGS ?=
 
 RUN := .venv/bin/python
 SAMPLE := samples/sports2d.mp4
-PROGRAMS := dev/bootstrap dev/demo-video $(wildcard scripts/*)
+PROGRAMS := dev/bootstrap dev/check-install dev/demo-video $(wildcard scripts/*)
 
 # What colcon has installed into .venv, for programs that look it up. The shell's own comes after it.
 export AMENT_PREFIX_PATH := $(CURDIR)/.venv$(if $(AMENT_PREFIX_PATH),:$(AMENT_PREFIX_PATH))
