@@ -97,7 +97,12 @@ class Camera:
     def _on_image(self, message: Image | CompressedImage) -> None:
         self.meter.count("received")
         self._last_image = self._steady_seconds()
-        self._stamps.append(conversions.to_nanoseconds(message.header.stamp))
+        stamp = conversions.to_nanoseconds(message.header.stamp)
+        self._stamps.append(stamp)
+        if stamp == 0:
+            self._warn(
+                "stamp", f"images of {self._topic('image')} have no stamp: nothing can be told of their time"
+            )
         if self.queue is not None:
             self.queue.put(message)
         if self._ending is not None:

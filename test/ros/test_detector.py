@@ -189,6 +189,20 @@ def test_bad_images_are_counted_and_logged_once(graph, tiny_model):
     assert len(lines.having("depths in metres")) == 1
 
 
+def test_images_without_a_stamp_are_noticed(graph, tiny_model):
+    lines = log(graph)
+    detections = graph.listen(Detection2DArray, "detections")
+    camera = Camera(graph)
+    graph.add(LinkerNode, lazy=True)
+    graph.add(DetectorNode, model=tiny_model, lazy=True, **RELIABLE)
+    camera.wait_for_subscribers()
+    for _ in range(4):
+        camera.send(0)
+    graph.wait(lambda: len(detections) == 4, "4 answers")
+    assert [message.header for message in detections] == camera.sent
+    graph.wait(lambda: lines.having("images of image have no stamp"), "a warning")
+
+
 # Diagnostics
 
 
