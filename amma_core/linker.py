@@ -65,8 +65,8 @@ class TubeLinker:
         top: tubelets kept per class and step; bounds the work and how many people can do the same thing.
         link_iou: what a tubelet must overlap a tube to go on with it; lower values let tubes jump between
             people, higher ones cut the tubes of fast people in pieces.
-        min_score: tubes with a lower mean score are not reported; one number, or one per class. May be changed
-            at any time.
+        min_score: tubes with a lower mean score are not reported; one number, or one per class. May be
+            changed at any time.
         min_frames: tubes that last less, or less than the whole stream where that is shorter, are not
             reported. The paper's value is K * t. A single tubelet lasts (K - 1) * t + 1 frames.
 

@@ -9,8 +9,8 @@ Modules stand in the order of the widely used ImageNet implementations, so that 
     shufflenet_v2  24@72    116@36   232@18   512@9
     efficientnet_lite0  as mobilenet_v2, but 40@36
 
-The first three are the paper's; EfficientNet-Lite0 (Tan and Le 2019, without its squeeze-and-excitation and with
-ReLU6, for edge processors) is ours.
+The first three are the paper's; EfficientNet-Lite0 (Tan and Le 2019, without its squeeze-and-excitation
+and with ReLU6, for edge processors) is ours.
 """
 
 import torch
@@ -130,7 +130,9 @@ def efficientnet_lite0() -> list[nn.Module]:
     ]
 
 
-def inverted_residuals(inputs: int, outputs: int, stride: int, count: int, kernel: int = 3) -> list[nn.Module]:
+def inverted_residuals(
+    inputs: int, outputs: int, stride: int, count: int, kernel: int = 3
+) -> list[nn.Module]:
     """`count` blocks of expansion 6, of which the first one strides and changes the channels."""
     first = InvertedResidual(inputs, outputs, stride, 6, kernel)
     return [first, *(InvertedResidual(outputs, outputs, 1, 6, kernel) for _ in range(count - 1))]
