@@ -1,6 +1,7 @@
 """What the tests of the graph work with: nodes in a namespace of their own, and a camera."""
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from threading import Thread
 
@@ -67,6 +68,14 @@ class Graph:
             assert time.monotonic() < end, f"waited in vain for {what}"
             time.sleep(0.01)
 
+    def is_connected(self) -> bool:
+        """Whether every publisher knows all the subscribers that this graph has for it."""
+        wanted = Counter(s.topic_name for node in list(self.nodes) for s in list(node.subscriptions))
+        publishers = [publisher for node in list(self.nodes) for publisher in list(node.publishers)]
+        return all(
+            publisher.get_subscription_count() >= wanted[publisher.topic_name] for publisher in publishers
+        )
+
     def stay(self, seconds: float) -> None:
         """Give what should not happen the time to happen."""
         time.sleep(seconds)
@@ -87,9 +96,13 @@ class Camera:
         self.sent: list[Header] = []
 
     def wait_for_subscribers(self, count: int = 1) -> None:
+        """And until the rest of the graph has found each other too: what is sent then reaches everybody."""
         self._graph.wait(
             lambda: self.publisher.get_subscription_count() >= count, "subscribers of the camera"
         )
+        self._graph.wait(self._graph.is_connected, "the nodes to find each other")
+        self._graph.stay(0.05)  # a lazy node subscribes when it has been found
+        self._graph.wait(self._graph.is_connected, "the nodes to find each other")
 
     def picture(self, size: tuple[int, int] = (64, 48)) -> np.ndarray:
         width, height = size

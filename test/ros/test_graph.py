@@ -7,7 +7,7 @@ import sys
 import cv2
 import numpy as np
 import pytest
-from amma_ros.msg import ActionTube, ActionTubeArray, TubeletArray
+from amma_ros.msg import ActionTube, ActionTubeArray
 from ros_graph import LABELS, SECOND, Camera
 from sensor_msgs.msg import Image
 from vision_msgs.msg import Detection2DArray, LabelInfo
@@ -173,7 +173,6 @@ def test_the_nodes_as_processes(graph, tiny_model, tmp_path):
         writer.write(np.full((64, 96, 3), 8 * number, np.uint8))
     writer.release()
     detections = graph.listen(Detection2DArray, "detections")
-    tubelets = graph.listen(TubeletArray, "tubelets")
     reliable = ("qos.image.reliability:=reliable", "qos.image.depth:=20", "queue_depth:=20", "lazy:=true")
     processes = [
         node(graph, "detector_node", f"model:={tiny_model}", *reliable),
@@ -190,7 +189,6 @@ def test_the_nodes_as_processes(graph, tiny_model, tmp_path):
     stamps = [conversions.to_nanoseconds(message.header.stamp) for message in detections]
     assert np.diff(stamps).tolist() == [40_000_000] * 29
     assert {message.header.frame_id for message in detections} == {"eye"}
-    assert [number for message in tubelets for number in message.frame_numbers] == list(range(1, 31))
 
 
 def node(graph, module: str, *parameters: str) -> subprocess.Popen:
