@@ -43,8 +43,10 @@ class Phase:
     epochs: int
     input_size: int = 288
     frozen_stages: int = 0
-    """The first so many backbone stages of both streams keep their weights (not their batch statistics),
-    which saves going back through them; above 0 the micro-motion filters keep theirs, too."""
+    """The first so many backbone stages of both streams keep their weights, which saves going back through
+    them; so do the micro-motion filters and the shares. Layers without a pre-trained start always learn."""
+    batch: int | None = None
+    """Samples per step, where it differs from the optimisation's."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,13 @@ class Optimisation:
     factor: float = 0.1
     warmup: float = 0.0
     """Share of all steps in which the rate rises linearly."""
+    label_weight: float = 0.0
+    """Weight of our own loss that lets the classes compete at the centres; the paper has none."""
     clip_gradient: float = 0.0
     """Largest norm of the gradient; 0 leaves it alone."""
     calibration: int = 0
-    """0: batch norms work as usual. Above 0: those of the backbone get their statistics from so many batches
-    before the first epoch and keep them; where a batch holds few videos, its own statistics are noise."""
+    """0: batch norms work as usual. Above 0: they get their statistics from so many batches before the first
+    epoch and keep them; where a batch holds few videos, its own statistics are noise."""
     ema: float = 0.0
     """Decay of the moving average of the weights that is evaluated and saved; 0: the weights themselves."""
 

@@ -15,6 +15,8 @@ class Targets(NamedTuple):
     """(M, C, G, G) 1 at the newest key frame's centre cell, falling off around it."""
     window: NDArray[np.int64]
     """(P,) which window each action is in."""
+    labels: NDArray[np.int64]
+    """(P,) class of each action."""
     cells: NDArray[np.int64]
     """(P, K, 2) column and row of the cell that holds the centre on each key frame, oldest first."""
     movement: NDArray[np.float32]
@@ -42,7 +44,8 @@ def window_targets(boxes: NDArray, labels: NDArray, classes: int, grid: int) -> 
         draw_gaussian(heat[label], cell, gaussian_radius(*np.ceil(extent)))
     movement = centres - cells[:, -1:]
     window = np.zeros(len(labels), np.int64)
-    return Targets(heat[None], window, cells, movement.astype(np.float32), size.astype(np.float32))
+    labels = labels.astype(np.int64)
+    return Targets(heat[None], window, labels, cells, movement.astype(np.float32), size.astype(np.float32))
 
 
 def join(targets: list[Targets]) -> Targets:

@@ -153,13 +153,19 @@ class Average:
 class Epochs:
     """A batch sampler: the requests of this process's share of the epoch that `epoch` says."""
 
-    def __init__(self, count: int, batch: int, recipe: Recipe, fabric: Fabric):
+    def __init__(self, count: int, recipe: Recipe, fabric: Fabric):
         self.epoch = 0
-        self._count, self._batch, self._recipe = count, batch, recipe
+        self._count, self._recipe = count, recipe
         self._rank, self._processes = fabric.global_rank, fabric.world_size
 
     def __len__(self) -> int:
         return max(1, self._count // (self._batch * self._processes))
+
+    @property
+    def _batch(self) -> int:
+        """Samples per step of this process."""
+        batch = self._recipe.phase_of(self.epoch).batch or self._recipe.optimisation.batch
+        return max(1, batch // self._processes)
 
     def __iter__(self) -> Iterator[list[Request]]:
         order = np.random.default_rng((self._recipe.seed, self.epoch)).permutation(self._count)
@@ -193,16 +199,8 @@ class Run:
         settings = recipe.optimisation
         self.optimizer = fabric.setup_optimizers(make_optimizer(network, settings))
         self.average = Average(network, settings.ema) if settings.ema else None
-        per_process = max(1, settings.batch // fabric.world_size)
-        self.epochs = Epochs(len(samples), per_process, recipe, fabric)
-        self.loader = DataLoader(
-            samples,
-            batch_sampler=self.epochs,
-            num_workers=recipe.machine.workers,
-            collate_fn=to_tensors,
-            persistent_workers=recipe.machine.workers > 0,
-            pin_memory=fabric.device.type == "cuda",
-        )
+        self.epochs = Epochs(len(samples), recipe, fabric)
+        self.loader = to_loader(samples, self.epochs, recipe.machine, fabric)
         self.progress = Progress(epoch=0, best=-math.inf)
 
     def resume(self) -> None:
@@ -253,8 +251,8 @@ class Run:
             self.fabric.barrier()
 
     def _calibrate(self) -> None:
-        """Give the backbone's batch norms the mean statistics of some batches, the same on all processes."""
-        norms = batch_norms(self.network.backbone)
+        """Give the batch norms the mean statistics of some batches, the same on all processes."""
+        norms = batch_norms(self.network)
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # the plain mean over all batches
@@ -263,7 +261,7 @@ class Run:
         batches = itertools.islice(self.loader, self.recipe.optimisation.calibration)
         with torch.no_grad(), self.fabric.autocast():
             for clips, _, _ in batches:
-                self.network.clip_features(clips.to(self.fabric.device).permute(0, 1, 4, 2, 3))
+                self.network.encode(clips.to(self.fabric.device).permute(0, 1, 4, 2, 3))
         for norm in norms:
             norm.running_mean.copy_(self.fabric.all_reduce(norm.running_mean))
             norm.running_var.copy_(self.fabric.all_reduce(norm.running_var))
@@ -279,10 +277,10 @@ class Run:
         settings = self.recipe.optimisation
         self.network.train()
         if settings.calibration:
-            for norm in batch_norms(self.network.backbone):
+            for norm in batch_norms(self.network):
                 norm.eval()
         self.epochs.epoch = epoch
-        total = torch.zeros(3)
+        total = torch.zeros(len(Losses._fields))
         bar = tqdm(
             self.loader,
             desc=f"epoch {epoch + 1}/{self.recipe.epochs}",
@@ -290,15 +288,12 @@ class Run:
             disable=not self.fabric.is_global_zero,
             mininterval=5,
         )
-        for number, (clips, windows, targets) in enumerate(bar):
+        for number, batch in enumerate(bar):
             rate = self._rate(epoch, number)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate * group["factor"]
-            device = self.fabric.device
-            clips, windows = clips.to(device, non_blocking=True), windows.to(device, non_blocking=True)
-            targets = Targets(*(part.to(device, non_blocking=True) for part in targets))
-            parts = step(clips.permute(0, 1, 4, 2, 3), windows, targets)
-            self.fabric.backward(Losses(*parts).total())
+            parts = step(*to_step(batch, self.fabric.device))
+            self.fabric.backward(Losses(*parts).total(settings.label_weight))
             if settings.clip_gradient:
                 self.fabric.clip_gradients(step, self.optimizer, max_norm=settings.clip_gradient)
             self.optimizer.step()
@@ -306,7 +301,7 @@ class Run:
             if self.average:
                 self.average.update(self.network)
             total += torch.stack([part.detach().float().cpu() for part in parts])
-            bar.set_postfix(loss=f"{float(Losses(*total).total()) / (number + 1):.3f}")
+            bar.set_postfix(loss=f"{float(Losses(*total).total(settings.label_weight)) / (number + 1):.3f}")
         mean = (total / len(self.epochs)).tolist()
         return {name: round(value, 4) for name, value in zip(Losses._fields, mean, strict=True)}
 
@@ -366,6 +361,25 @@ def batch_norms(module: nn.Module) -> list[nn.BatchNorm2d]:
     return [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
 
 
+def to_loader(samples: Samples, epochs: Epochs, machine: Machine, fabric: Fabric) -> DataLoader:
+    return DataLoader(
+        samples,
+        batch_sampler=epochs,
+        num_workers=machine.workers,
+        collate_fn=to_tensors,
+        persistent_workers=machine.workers > 0,
+        pin_memory=fabric.device.type == "cuda",
+    )
+
+
+def to_step(batch: tuple[Tensor, Tensor, Targets], device: torch.device) -> tuple[Tensor, Tensor, Targets]:
+    """What a loader gives, as :class:`Step` wants it: on the device, colours before rows and columns."""
+    clips, windows, targets = batch
+    targets = Targets(*(part.to(device, non_blocking=True) for part in targets))
+    clips = clips.to(device, non_blocking=True).permute(0, 1, 4, 2, 3)
+    return clips, windows.to(device, non_blocking=True), targets
+
+
 def to_tensors(samples: list[Batch]) -> tuple[Tensor, Tensor, Targets]:
     clips, windows, targets = join_batches(samples)
     return torch.from_numpy(clips), torch.from_numpy(windows), Targets(*map(torch.from_numpy, targets))
@@ -377,10 +391,18 @@ def freeze(network: Amma, stages: int) -> None:
     backbone = network.backbone
     for stage in (*backbone.appearance[:stages], *backbone.motion[:stages]):
         stage.requires_grad_(False)
-    if stages and network.micro_motion is not None:
-        network.micro_motion.requires_grad_(False)
-    if stages >= len(backbone.motion):
+    if stages:
         backbone.appearance_share.requires_grad_(False)
+        if network.micro_motion is not None:
+            network.micro_motion.requires_grad_(False)
+    for layer in new_layers(network):
+        layer.requires_grad_(True)
+
+
+def new_layers(network: Amma) -> list[nn.Module]:
+    """Layers of the backbone without a pre-trained start: the mobile ones' last convolution and norm."""
+    last = network.backbone.appearance[-1]
+    return list(last[-2:]) if isinstance(last[-1], nn.BatchNorm2d) else []
 
 
 def make_optimizer(network: Amma, settings: Optimisation) -> torch.optim.Optimizer:
@@ -389,13 +411,15 @@ def make_optimizer(network: Amma, settings: Optimisation) -> torch.optim.Optimiz
     if settings.name not in kinds:
         raise AmmaError(f"optimisation.name is {settings.name!r}, but must be one of {', '.join(kinds)}")
     slower = (settings.backbone_rate or settings.rate) / settings.rate
+    new = {id(value) for layer in new_layers(network) for value in layer.parameters()}
     groups = []
     for of_backbone in (True, False):
         for decayed in (True, False):
             parameters = [
                 value
                 for name, value in network.named_parameters()
-                if name.startswith("backbone.") == of_backbone and (value.ndim > 1) == decayed
+                if (name.startswith("backbone.") and id(value) not in new) == of_backbone
+                and (value.ndim > 1) == decayed
             ]
             decay = settings.weight_decay if decayed else 0.0
             groups.append(

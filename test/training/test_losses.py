@@ -45,13 +45,15 @@ def maps_of(clips: int, grid: int) -> Maps:
 
 def test_movement_is_read_at_the_newest_cell_and_size_at_each_own():
     cells = torch.tensor([[[0, 1], [3, 2]]])  # (column, row) on the older and on the newer key frame
-    window = torch.tensor([1])
+    window, labels = torch.tensor([1]), torch.tensor([0])
     movement = torch.tensor([[[1023.0, 1123.0], [1223.0, 1323.0]]])
     size = torch.tensor([[[1010.0, 1110.0], [1223.0, 1323.0]]])
-    exact = losses(maps_of(2, 4), torch.zeros(2, 1, 4, 4), window, cells, movement, size)
+    exact = losses(maps_of(2, 4), torch.zeros(2, 1, 4, 4), window, labels, cells, movement, size)
     assert exact.movement == 0
     assert exact.size == 0
-    off = losses(maps_of(2, 4), torch.zeros(2, 1, 4, 4), window, cells, movement + 2, size - torch.eye(2))
+    off = losses(
+        maps_of(2, 4), torch.zeros(2, 1, 4, 4), window, labels, cells, movement + 2, size - torch.eye(2)
+    )
     assert off.movement == 2
     assert off.size == 0.5  # two of the four numbers are off by one
 
@@ -60,12 +62,27 @@ def test_without_actions_only_the_center_branch_is_judged():
     none = torch.zeros(0, 2, 2)
     maps = maps_of(2, 4)
     maps.movement.requires_grad_()
-    parts = losses(maps, torch.zeros(2, 1, 4, 4), none[:, 0, 0].long(), none.long(), none, none)
+    parts = losses(maps, torch.zeros(2, 1, 4, 4), *[none[:, 0, 0].long()] * 2, none.long(), none, none)
     assert parts.movement == 0
     assert parts.size == 0
-    parts.total().backward()
+    parts.total(1.0).backward()
     assert not maps.movement.grad.any()
 
 
-def test_total_weighs_the_box_loss_by_a_tenth():
-    assert Losses(torch.tensor(1.0), torch.tensor(2.0), torch.tensor(3.0)).total() == pytest.approx(3.3)
+def test_classes_compete_at_the_newest_centre():
+    heat = torch.full((1, 2, 3, 3), 0.3)
+    heat[0, :, 1, 2] = torch.tensor([0.5, 0.2])  # logits 0 and log(1 / 4): odds of 4 to 1
+    cells = torch.tensor([[[0, 0], [2, 1]]])
+    nothing = torch.zeros(1, 2, 2)
+    maps = Maps(heat, torch.zeros(1, 4, 3, 3), torch.zeros(1, 4, 3, 3))
+    first, second = torch.tensor([0]), torch.tensor([1])
+    right = losses(maps, torch.zeros(1, 2, 3, 3), first, first, cells, nothing, nothing)
+    wrong = losses(maps, torch.zeros(1, 2, 3, 3), first, second, cells, nothing, nothing)
+    assert right.label.item() == pytest.approx(-math.log(4 / 5), rel=1e-5)
+    assert wrong.label.item() == pytest.approx(-math.log(1 / 5), rel=1e-5)
+
+
+def test_total_weighs_the_box_loss_by_a_tenth_and_the_labels_as_asked():
+    parts = Losses(*torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    assert parts.total() == pytest.approx(3.3)
+    assert parts.total(0.5) == pytest.approx(5.3)

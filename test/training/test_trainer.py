@@ -185,6 +185,14 @@ def test_frozen_stages_keep_their_weights_and_the_rest_learns():
     )
     assert any(name.startswith("backbone.appearance.2.") for name in trained)
     assert any(name.startswith("backbone.motion.2.") for name in trained)
+    assert not network.backbone.appearance_share.requires_grad
+    freeze(network, 4)
+    trained = [name for name, value in network.named_parameters() if value.requires_grad]
+    # Of the backbone only what has no pre-trained start: the convolution to 512 channels and its norm.
+    assert [network.get_parameter(name).shape[0] for name in trained if name.startswith("backbone.")] == [
+        512
+    ] * 3
+    assert any(name.startswith("decoder.") for name in trained)
     freeze(network, 0)
     assert all(value.requires_grad for value in network.parameters())
 
@@ -198,9 +206,9 @@ def test_the_backbone_can_learn_slower_and_only_matrices_decay():
     share = network.backbone.appearance_share
     (group,) = [group for group in groups if any(value is share for value in group["params"])]
     assert (group["factor"], group["weight_decay"]) == (0.25, 0.0)
-    weight = network.branches.center[0].weight
-    (group,) = [group for group in groups if any(value is weight for value in group["params"])]
-    assert (group["factor"], group["weight_decay"]) == (1.0, 0.1)
+    for weight in (network.branches.center[0].weight, network.backbone.appearance[3][-2].weight):
+        (group,) = [group for group in groups if any(value is weight for value in group["params"])]
+        assert (group["factor"], group["weight_decay"]) == (1.0, 0.1)
 
 
 def test_the_average_forgets_its_start_quickly():
