@@ -85,7 +85,7 @@ class BagPlayer(Node):
             except AmmaError as error:
                 if wanted:
                     raise
-                self.get_logger().warn(f"{topic.name} is left out: {error}")
+                self.get_logger().warning(f"{topic.name} is left out: {error}")
         if not chosen:
             raise AmmaError(f"{self._bag.path}: the messages of none of its topics are installed")
         return chosen
@@ -145,7 +145,7 @@ class BagPlayer(Node):
             if self._answers is None:
                 late = max(late, self._sleep(begin, first, message.time))
                 if late > LATE:
-                    self.get_logger().warn(
+                    self.get_logger().warning(
                         f"messages are up to {late:.1f} s late: playing is slower than asked for",
                         throttle_duration_sec=PATIENCE,
                     )
@@ -204,7 +204,7 @@ class BagPlayer(Node):
                 self._check_going()
                 if time.monotonic() > complain:
                     complain += PATIENCE
-                    self.get_logger().warn(complaint)
+                    self.get_logger().warning(complaint)
 
     def _check_going(self) -> None:
         if self._stop.is_set() or not self.context.ok():

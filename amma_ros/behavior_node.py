@@ -94,7 +94,7 @@ class BehaviorNode(ManagedNode):
             and not message.image_width
             and any(rule.region != Rule.region for rule in self._rules)
         ):
-            self.get_logger().warn(
+            self.get_logger().warning(
                 "action_tubes comes without the image's size, so nobody is inside a region: set image_width "
                 "and image_height where it is published",
                 throttle_duration_sec=30.0,
@@ -120,7 +120,7 @@ class BehaviorNode(ManagedNode):
         for rule in self._rules:
             strange = [label for label in rule.labels if label not in known]
             if strange:
-                self.get_logger().warn(
+                self.get_logger().warning(
                     f"rule '{rule.name}' waits for '{strange[0]}', which the model never reports; it knows "
                     f"{', '.join(sorted(known))}"
                 )

@@ -205,7 +205,7 @@ class Camera:
         now = self._steady_seconds()
         if now - self._warned.get(kind, -QUIET) >= QUIET:
             self._warned[kind] = now
-            self.node.get_logger().warn(text)
+            self.node.get_logger().warning(text)
 
     # The thread of inference
 

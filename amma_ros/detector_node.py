@@ -100,7 +100,7 @@ class DetectorNode(ManagedNode):
 
         model = bundle.load(name)
         if not model.trained:
-            self.get_logger().warn(f"the model '{model.name}' is untrained: what it finds means nothing")
+            self.get_logger().warning(f"the model '{model.name}' is untrained: what it finds means nothing")
         runtime = TorchRuntime(model.build(), self.settings["device"], self.settings["precision"])
         return _Model(model.name, model.labels, model.fps, runtime)
 

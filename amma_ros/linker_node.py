@@ -74,7 +74,7 @@ class LinkerNode(ManagedNode):
         try:
             self.check({name: self.settings[name] for name in ("classes", "class_min_scores")})
         except AmmaError as error:
-            self.get_logger().warn(str(error))
+            self.get_logger().warning(str(error))
         self._publish_labels()
 
     def _publish_labels(self) -> None:
@@ -160,7 +160,7 @@ class Channel:
         try:
             frames, tubes = self.results.update(message)
         except AmmaError as error:
-            self.node.get_logger().warn(f"{error} (message left out)", throttle_duration_sec=30.0)
+            self.node.get_logger().warning(f"{error} (message left out)", throttle_duration_sec=30.0)
             return
         for frame in frames:
             self._detections.publish(frame)

@@ -43,7 +43,7 @@ def _warn(node, topic, name, qos, policy, others, theirs: str, ours: str) -> Non
     )
     told = {parameter for parameter in (f"qos.{name}.{word}",) if node.has_parameter(parameter)}
     cure = f"change the parameter {told.pop()}" if told else "change the other side"
-    node.get_logger().warn(
+    node.get_logger().warning(
         f"no messages pass on {node.resolve_topic_name(topic)}: "
         f"{who or 'another node has other quality of service'}, "
         f"{ours} {word} {wanted.name.lower() if wanted is not None else 'another'}; {cure}"

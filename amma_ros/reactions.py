@@ -114,7 +114,7 @@ class Reaction:
 
     def _failed(self, reason: str) -> None:
         self.counts["failed"] += 1
-        self._node.get_logger().warn(f"{self.name} {reason}")
+        self._node.get_logger().warning(f"{self.name} {reason}")
 
 
 class Topic(Reaction):

@@ -126,7 +126,7 @@ class VideoPublisher(Node):
                 self._sleep(0)
                 if time.monotonic() > complain:
                     complain += PATIENCE
-                    self.get_logger().warn(complaint)
+                    self.get_logger().warning(complaint)
 
     def _sleep(self, seconds: float) -> None:
         if self._stopped.wait(max(0.0, seconds)) or not self.context.ok():

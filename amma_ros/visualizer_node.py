@@ -101,7 +101,7 @@ class VisualizerNode(Node):
         try:
             image = conversions.image_to_bgr(message)
         except AmmaError as error:
-            self.get_logger().warn(f"{error} (image left out)", throttle_duration_sec=30.0)
+            self.get_logger().warning(f"{error} (image left out)", throttle_duration_sec=30.0)
             return
         boxes, labels, scores, tubes = conversions.detections_from_message(
             detections, self.settings["min_drawn_score"]
