@@ -35,8 +35,10 @@ setup(
         "tqdm>=4.60",
     ],
     extras_require={
+        "data": ["scipy>=1.10"],
         "report": ["matplotlib>=3.7"],
         "train": ["lightning-fabric>=2.4", "tensorboard>=2.16"],
+        "view": ["rerun-sdk>=0.23"],
     },
     entry_points={"console_scripts": ["amma = amma_core.cli:main"]},
 )
