@@ -204,15 +204,20 @@ class Run:
         self.progress = Progress(epoch=0, best=-math.inf)
 
     def resume(self) -> None:
-        """Continue from the folder's checkpoint, if there is one."""
+        """Continue from the folder's checkpoint, if there is one; AmmaError if it is of another network."""
         path = self.folder / CHECKPOINT
         if not path.exists():
             return
         state = torch.load(path, map_location=self.fabric.device, weights_only=True)
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.average:
-            self.average.load_state_dict(state["average"])
+        try:
+            self.network.load_state_dict(state["network"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.average:
+                self.average.load_state_dict(state["average"])
+        except (KeyError, RuntimeError, ValueError):
+            raise AmmaError(
+                f"{path} is of a run with another network or optimizer: choose another --output or delete it"
+            ) from None
         self.progress = Progress(*state["progress"])
         self.fabric.print(f"going on after epoch {self.progress.epoch}")
 

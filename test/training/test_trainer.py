@@ -125,6 +125,15 @@ def test_a_killed_run_goes_on_to_the_same_result(config, tmp_path):
     finish(start(config, whole))
     assert len(epochs_logged(whole)) == 4
 
+    # And another network can't go on from it.
+    settings = yaml.safe_load(config.read_text())
+    settings["network"]["clips"] = 3
+    config.write_text(yaml.safe_dump(settings))
+    process = start(config, whole)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 2
+    assert "is of a run with another network or optimizer" in errors
+
 
 def test_a_trained_bundle_tells_its_record(config, tmp_path):
     finish(start(config, tmp_path / "run"))
