@@ -21,7 +21,7 @@ from amma_ros import conversions, parameters
 from amma_ros.camera import Camera
 from amma_ros.handover import Frame, Handover
 from amma_ros.meter import memory, status
-from amma_ros.node import LATCHED, ManagedNode, run
+from amma_ros.node import LATCHED, ManagedNode, camera_names, run
 from amma_ros.srv import LoadModel
 
 
@@ -50,8 +50,7 @@ class DetectorNode(ManagedNode):
 
     def open(self) -> None:
         self._model = self._load(self.settings["model"])
-        names = [name for name in self.settings["cameras"] if name] or [""]
-        self._cameras = [Camera(self, self.settings, name) for name in names]
+        self._cameras = [Camera(self, self.settings, name) for name in camera_names(self.settings)]
         self._label_info = self.create_publisher(LabelInfo, "model_labels", LATCHED)
         self._publish_labels()
         self._service = self.create_service(LoadModel, "~/load_model", self._on_load_model)
@@ -64,7 +63,7 @@ class DetectorNode(ManagedNode):
             self.destroy_service(self._service)
             self.destroy_publisher(self._label_info)
             self._service = self._label_info = None
-        self._model = None
+        self._model = self._runtime = None
         _free_gpu_memory()
 
     def start(self) -> None:
@@ -142,6 +141,7 @@ class DetectorNode(ManagedNode):
     def _change(self, model: _Model) -> None:
         for camera in self._cameras:
             camera.end_stream()
+            camera.queue.clip = model.runtime.config.clip_length
         self._begin(model)
 
     def _work(self, handover: Handover) -> None:

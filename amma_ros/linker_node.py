@@ -9,7 +9,7 @@ from amma_core.errors import AmmaError
 from amma_ros import conversions, parameters
 from amma_ros.meter import Meter, memory, percentiles, status
 from amma_ros.msg import ActionTubeArray, TubeletArray
-from amma_ros.node import LATCHED, ManagedNode, run
+from amma_ros.node import LATCHED, ManagedNode, camera_names, run
 from amma_ros.qos import publisher_events, subscriber_events
 from amma_ros.results import Results, read_names, read_scores
 
@@ -27,8 +27,7 @@ class LinkerNode(ManagedNode):
         self.check({name: self.settings[name] for name in ("classes", "class_min_scores")})
 
     def open(self) -> None:
-        names = [name for name in self.settings["cameras"] if name] or [""]
-        self._channels = [Channel(self, name) for name in names]
+        self._channels = [Channel(self, name) for name in camera_names(self.settings)]
         # The detector says which labels its model has: no second `model` parameter that could differ.
         self._label_subscription = self.create_subscription(
             LabelInfo, "model_labels", self._on_labels, LATCHED

@@ -1,6 +1,7 @@
 """What the nodes have in common: parameters by the table, quality of service, lifecycle, start and end."""
 
 import gc
+import re
 import signal
 import sys
 import traceback
@@ -149,6 +150,17 @@ def _is_of_rclpy(name: str) -> bool:
     return name in ("use_sim_time", "start_type_description_service") or name.startswith("qos_overrides.")
 
 
+def camera_names(settings: Settings) -> list[str]:
+    """The parameter ``cameras``; one camera without a name if it is empty. Raises AmmaError for bad names."""
+    names = [name for name in settings["cameras"] if name]
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z]\w*(/[A-Za-z]\w*)*", name, re.ASCII) or "__" in name:
+            raise AmmaError(f"cameras has the name '{name}', which cannot be part of a topic's name")
+        if names.count(name) > 1:
+            raise AmmaError(f"cameras has the name '{name}' twice")
+    return names or [""]
+
+
 class ManagedNode(LifecycleNode):
     """A node with a lifecycle. A child says what to do in `open`, `start`, `stop` and `close`.
 
@@ -237,8 +249,9 @@ class ManagedNode(LifecycleNode):
         self._diagnostics.publish(DiagnosticArray(header=Header(stamp=now), status=found))
 
     def _open(self) -> None:
-        self._opened_with = self.settings.fixed_while_active()
+        self._opened_with = {}  # so that the next activation tries again, if this fails
         self.open()
+        self._opened_with = self.settings.fixed_while_active()
 
     def _start(self) -> None:
         if self._opened_with != self.settings.fixed_while_active():

@@ -446,6 +446,14 @@ def test_weak_tubes_live_and_in_the_end():
     assert [tube.id for tube in linker.finish().tubes] == [1, 2]
 
 
+def test_each_class_may_have_a_score_of_its_own():
+    stream = [answer([4, 8], (WALK, 0.5, [0, 0]), (WAVE, 0.5, [0, 0]), after=0)]
+    for scores, labels in (([0.4, 0.6], [0]), ([0.6, 0.4], [1]), ([0.5, 0.5], [0, 1])):
+        assert [tube.label for tube in link(stream, min_score=np.array(scores))] == labels
+    with pytest.raises(AmmaError, match="min_score is 1"):
+        TubeLinker(min_score=np.array([0.5, 1.5]))
+
+
 def test_a_live_stream_takes_no_more_and_more_memory():
     linker = TubeLinker(causal=True)
     sizes = []

@@ -1,5 +1,9 @@
 """Managed nodes, through the services that `ros2 lifecycle` and lifecycle managers call."""
 
+import gc
+import weakref
+from pathlib import Path
+
 import pytest
 import yaml
 from amma_ros.msg import TubeletArray
@@ -78,6 +82,19 @@ def test_the_detector_goes_through_all_states_and_back(graph, tiny_model):
     assert state(graph, "detector") == State.PRIMARY_STATE_FINALIZED
 
 
+def test_cleanup_gives_the_memory_back(graph, tiny_model):
+    camera = Camera(graph)
+    node = graph.add(DetectorNode, model=tiny_model, **RELIABLE)
+    camera.wait_for_subscribers()
+    camera.film(4)
+    network = weakref.ref(node._model.runtime._network)
+    assert transit(graph, "detector", DEACTIVATE)
+    assert network() is not None
+    assert transit(graph, "detector", CLEANUP)
+    gc.collect()
+    assert network() is None
+
+
 def test_what_was_begun_is_answered_when_the_detector_stops(graph, tiny_model):
     tubelets = graph.listen(TubeletArray, "tubelets")
     camera = Camera(graph)
@@ -133,6 +150,18 @@ def test_another_model_by_parameter_while_inactive(graph, tiny_model, two_labels
     assert change(graph, "detector", model=two_labels)[0].successful
     assert transit(graph, "detector", ACTIVATE)
     graph.wait(lambda: infos and len(infos[-1].class_map) == 2, "the labels of the other model")
+
+
+def test_a_model_that_is_gone_when_it_is_wanted_can_be_put_right(graph, tiny_model, two_labels):
+    graph.add(DetectorNode, model=tiny_model)
+    assert transit(graph, "detector", DEACTIVATE)
+    assert change(graph, "detector", model=two_labels)[0].successful
+    Path(two_labels, "config.yaml").rename(Path(two_labels, "gone.yaml"))
+    for _ in range(2):
+        assert not transit(graph, "detector", ACTIVATE)
+        assert state(graph, "detector") == State.PRIMARY_STATE_INACTIVE
+    assert change(graph, "detector", model=tiny_model)[0].successful
+    assert transit(graph, "detector", ACTIVATE)
 
 
 def test_another_model_while_it_runs(graph, tiny_model, two_labels):

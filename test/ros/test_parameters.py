@@ -117,6 +117,20 @@ def test_a_refused_change_says_why(graph, name, value, says):
     assert says in result.reason
 
 
+@pytest.mark.parametrize(
+    ("cameras", "says"),
+    [
+        (["front", "rear view"], "'rear view', which cannot be part"),
+        (["1st"], "'1st'"),
+        (["a", "a"], "'a' twice"),
+    ],
+)
+@pytest.mark.parametrize("make", [DetectorNode, LinkerNode])
+def test_cameras_must_have_names_that_topics_can_have(graph, tiny_model, make, cameras, says):
+    with pytest.raises(AmmaError, match=says):
+        graph.add(make, cameras=cameras, model=tiny_model)
+
+
 @pytest.mark.parametrize("entries", [["fall"], ["fall=2"], ["=0.5"], ["fall=much"]])
 def test_class_scores_must_be_of_their_form(graph, entries):
     with pytest.raises(AmmaError, match="must hold entries like fall="):
