@@ -202,6 +202,7 @@ class Run:
         self.epochs = Epochs(len(samples), recipe, fabric)
         self.loader = to_loader(samples, self.epochs, recipe.machine, fabric)
         self.progress = Progress(epoch=0, best=-math.inf)
+        self.board = SummaryWriter(str(folder)) if fabric.is_global_zero else None
 
     def resume(self) -> None:
         """Continue from the folder's checkpoint, if there is one; AmmaError if it is of another network."""
@@ -355,10 +356,10 @@ class Run:
             if new:
                 writer.writeheader()
             writer.writerow(row)
-        with SummaryWriter(str(self.folder)) as writer:
-            for name in columns[1:]:
-                if name in row:
-                    writer.add_scalar(name, row[name], row["epoch"])
+        for name in columns[1:]:
+            if name in row:
+                self.board.add_scalar(name, row[name], row["epoch"])
+        self.board.flush()
         self.fabric.print(" ".join(f"{name} {value}" for name, value in row.items()))
 
 
