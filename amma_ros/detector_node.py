@@ -31,6 +31,7 @@ class _Model:
     labels: tuple[str, ...]
     fps: float
     runtime: Any
+    loaded_from: tuple
 
 
 class DetectorNode(ManagedNode):
@@ -49,11 +50,19 @@ class DetectorNode(ManagedNode):
         self._label_info = self._service = None
 
     def open(self) -> None:
-        self._model = self._load(self.settings["model"])
+        self._model = self._model or self._load(self.settings["model"])
         self._cameras = [Camera(self, self.settings, name) for name in camera_names(self.settings)]
         self._label_info = self.create_publisher(LabelInfo, "model_labels", LATCHED)
         self._publish_labels()
         self._service = self.create_service(LoadModel, "~/load_model", self._on_load_model)
+
+    def reopen(self) -> None:
+        """Loading takes long: the model stays if it is still the one that is wanted."""
+        wanted = self._what_to_load(self.settings["model"])
+        kept = self._model if self._model is not None and self._model.loaded_from == wanted else None
+        self.close()
+        self._model = kept
+        self._open()
 
     def close(self) -> None:
         for camera in self._cameras:
@@ -101,7 +110,10 @@ class DetectorNode(ManagedNode):
         if not model.trained:
             self.get_logger().warning(f"the model '{model.name}' is untrained: what it finds means nothing")
         runtime = TorchRuntime(model.build(), self.settings["device"], self.settings["precision"])
-        return _Model(model.name, model.labels, model.fps, runtime)
+        return _Model(model.name, model.labels, model.fps, runtime, self._what_to_load(name))
+
+    def _what_to_load(self, name: str) -> tuple:
+        return name, self.settings["device"], self.settings["precision"]
 
     def _publish_labels(self) -> None:
         now = self.get_clock().now().to_msg()

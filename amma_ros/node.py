@@ -202,6 +202,11 @@ class ManagedNode(LifecycleNode):
     def close(self) -> None:
         """Clean up: give back all that `open` took. Called also when nothing was opened."""
 
+    def reopen(self) -> None:
+        """Take over parameters that changed while the node was inactive."""
+        self.close()
+        self._open()
+
     def check(self, values: dict[str, Value]) -> None:
         """Refuse a change of parameters with an AmmaError."""
 
@@ -255,8 +260,7 @@ class ManagedNode(LifecycleNode):
 
     def _start(self) -> None:
         if self._opened_with != self.settings.fixed_while_active():
-            self.close()
-            self._open()
+            self.reopen()
         self.start()
         self.active = True
 

@@ -140,6 +140,19 @@ def test_with_autostart_a_model_that_is_not_there_stops_the_node(graph):
         graph.add(DetectorNode, model="/nowhere")
 
 
+def test_the_model_is_loaded_again_only_if_another_one_is_wanted(graph, tiny_model, two_labels):
+    node = graph.add(DetectorNode, model=tiny_model)
+    before = node._model
+    assert transit(graph, "detector", DEACTIVATE)
+    assert change(graph, "detector", max_gap=2.0)[0].successful
+    assert transit(graph, "detector", ACTIVATE)
+    assert node._model is before
+    assert transit(graph, "detector", DEACTIVATE)
+    assert change(graph, "detector", model=two_labels)[0].successful
+    assert transit(graph, "detector", ACTIVATE)
+    assert node._model.labels == ("sit", "stand")
+
+
 def test_another_model_by_parameter_while_inactive(graph, tiny_model, two_labels):
     graph.add(LinkerNode)
     graph.add(DetectorNode, model=tiny_model)
