@@ -2,8 +2,10 @@
 
 import sys
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,13 +19,6 @@ from amma_core.behavior import Event, Sightings
 from amma_core.errors import AmmaError
 from amma_core.types import Floats, FrameDetections, Ints, Tube, Tubelets
 from amma_ros.msg import ActionEvent, ActionTube, ActionTubeArray, Tubelet, TubeletArray
-
-try:  # what ROS users have and trust; the other does the same work where no cv_bridge is installed
-    from cv_bridge import CvBridge
-
-    _convert = CvBridge().imgmsg_to_cv2
-except ImportError:
-    from rosbags.image import image_to_cvimage as _convert
 
 Picture = NDArray[np.uint8]
 
@@ -59,6 +54,35 @@ _REFUSED = {
 }
 
 
+@cache
+def converter() -> Callable[[Any, str], Picture]:
+    """What turns an image message into a picture of an encoding: cv_bridge, which ROS users have and trust.
+
+    Where there is none, or one that was built for another numpy, which shows only when it is used,
+    rosbags-image does the same work.
+    """
+    try:
+        from cv_bridge import CvBridge
+
+        convert = CvBridge().imgmsg_to_cv2
+        convert(_tight("rgb8", 1, 1, np.zeros((1, 3), np.uint8)), "bgr8")
+    except Exception:
+        from rosbags.image import image_to_cvimage as convert
+    return convert
+
+
+def _tight(encoding: str, height: int, width: int, rows: Picture) -> SimpleNamespace:
+    """As much of an image message as a converter needs, without padding, in this machine's byte order."""
+    return SimpleNamespace(
+        height=height,
+        width=width,
+        encoding=encoding,
+        is_bigendian=int(sys.byteorder == "big"),
+        step=rows.shape[1],
+        data=np.ascontiguousarray(rows),
+    )
+
+
 def image_to_bgr(message) -> Picture:
     """The picture in a ``sensor_msgs/Image`` or ``CompressedImage``: (H, W, 3) uint8, BGR.
 
@@ -88,16 +112,8 @@ def image_to_bgr(message) -> Picture:
         return np.ascontiguousarray(rows).reshape(height, width, 3)
     if value_bytes > 1 and bool(message.is_bigendian) != (sys.byteorder == "big"):
         rows = np.ascontiguousarray(rows).view(f"u{value_bytes}").byteswap().view(np.uint8)
-    tight = SimpleNamespace(
-        height=height,
-        width=width,
-        encoding=name,
-        is_bigendian=int(sys.byteorder == "big"),
-        step=rows.shape[1],
-        data=np.ascontiguousarray(rows),
-    )
     try:
-        return _convert(tight, "bgr8")
+        return converter()(_tight(name, height, width, rows), "bgr8")
     except (cv2.error, RuntimeError, TypeError) as error:
         raise AmmaError(f"a {width}x{height} {encoding} image could not be converted: {error}") from error
 

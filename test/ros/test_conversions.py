@@ -1,3 +1,6 @@
+import sys
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
@@ -115,6 +118,32 @@ def test_big_endian_pixels():
     grey = noise()[..., 0]
     image = message("mono16", (grey.astype(">u2") * 257).astype(">u2"), is_bigendian=1)
     np.testing.assert_allclose(conversions.image_to_bgr(image)[..., 0].astype(int), grey, atol=1)
+
+
+class BridgeToRed:
+    """A cv_bridge that works, to see that it is used."""
+
+    def imgmsg_to_cv2(self, message, encoding):
+        return np.full((message.height, message.width, 3), (0, 0, 255), np.uint8)
+
+
+class BrokenBridge:
+    """A cv_bridge that was built for another numpy: it can be imported."""
+
+    def imgmsg_to_cv2(self, message, encoding):
+        raise AttributeError("_ARRAY_API not found")
+
+
+@pytest.mark.parametrize(("bridge", "is_used"), [(BridgeToRed, True), (BrokenBridge, False)])
+def test_cv_bridge_is_used_where_it_works(monkeypatch, bridge, is_used):
+    monkeypatch.setitem(sys.modules, "cv_bridge", SimpleNamespace(CvBridge=bridge))
+    conversions.converter.cache_clear()
+    try:
+        converted = conversions.image_to_bgr(message("rgb8", np.ascontiguousarray(noise()[..., ::-1])))
+    finally:
+        conversions.converter.cache_clear()
+    expected = np.full((HEIGHT, WIDTH, 3), (0, 0, 255)) if is_used else noise()
+    np.testing.assert_array_equal(converted, expected)
 
 
 def test_a_tight_bgr_image_is_not_copied():
