@@ -41,7 +41,7 @@ from amma_ros.transports import shared, use_transports_for_images
 
 # What may pass, in seconds, without a sign of life.
 PATIENCE_TO_START = 120.0
-PATIENCE_TO_ANSWER = 30.0
+PATIENCE_TO_ANSWER = 60.0
 PATIENCE_TO_LOSE = 2.0
 PATIENCE_TO_END = 10.0
 SHOWN = 3
@@ -93,14 +93,17 @@ def play(video: str, model: str | None, output: Path, bag: Path) -> None:
         )
         graph = stack.enter_context(Graph(namespace, settings))
 
-        # Enough frames under way that the detector never waits, and room for them all.
+        # Enough frames under way that the detector never waits, and room for more: who draws and films them
+        # is not waited for, and may fall behind for a while.
         in_flight = 3 * loaded.network.clip_length
-        images = {"qos.image.depth": in_flight, "qos.image.reliability": "reliable"}
+        room = 4 * in_flight
+        images = {"qos.image.depth": room, "qos.image.reliability": "reliable"}
+        drawn = {"qos.annotated_image.depth": room, "max_waiting": 2 * room}
         say(f"Starting the nodes in the namespace {namespace} with the model '{loaded.name}' ...")
         say(_warning(loaded))
         graph.start("detector_node", model=str(loaded.path), queue_depth=in_flight, **images)
         graph.start("linker_node", **({} if loaded.trained else {"min_score": 0.0, "top_per_class": 1}))
-        graph.start("visualizer_node", max_waiting=4 * in_flight, **images)
+        graph.start("visualizer_node", **drawn, **images)
         if not _wait(witness, graph, witness.sees_nodes, PATIENCE_TO_START):
             raise AmmaError("the nodes do not find each other; is another DDS set up in the environment?")
 
