@@ -29,8 +29,13 @@ class Graph:
         self.nodes: list[Node] = []
         self.executor = SingleThreadedExecutor()
         self.observer = self._take(Node("observer", namespace=namespace))
-        self._thread = Thread(target=self.executor.spin, daemon=True)
+        self._closing = False
+        self._thread = Thread(target=self._spin, daemon=True)
         self._thread.start()
+
+    def _spin(self) -> None:
+        while not self._closing:
+            self.executor.spin_once(timeout_sec=0.1)
 
     def add(self, make: Callable[..., Node], remap: dict[str, str] | None = None, **parameters) -> Node:
         """Start a node; ``a__b=1`` sets the parameter ``a.b``."""
@@ -81,8 +86,9 @@ class Graph:
         time.sleep(seconds)
 
     def close(self) -> None:
-        self.executor.shutdown()
+        self._closing = True
         self._thread.join()
+        self.executor.shutdown()
         for node in self.nodes:
             node.destroy_node()
 
