@@ -7,6 +7,7 @@ import difflib
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from amma_core import bundle
 from amma_core.clips import POLICIES
 from amma_core.drawing import CAPTION
 
@@ -130,7 +131,7 @@ _TRANSPORT = Parameter(
 DETECTOR = (
     Parameter(
         "model",
-        "untrained",
+        bundle.DEFAULT,
         "Name of a shipped model, or the path of a model's folder. While the node is active, the service "
         "`~/load_model` changes it.",
         INACTIVE,

@@ -17,16 +17,15 @@ from collections import deque
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from typing import TextIO
 
+from amma_core import bundle
 from amma_core.errors import AmmaError
 from amma_core.types import FrameDetections, LinkStep, Tube, Tubelets
-
-DEFAULT_MODEL = "untrained"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("video", help="a video file, a folder of images, or the number of a camera")
     parser.add_argument(
-        "--model", default=DEFAULT_MODEL, help="folder or shipped name (default: %(default)s)"
+        "--model", default=bundle.DEFAULT, help="folder or shipped name (default: %(default)s)"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     parser.add_argument("--output", metavar="FILE", help="write the video with boxes drawn (.mp4 or .avi)")
@@ -59,7 +58,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     from tqdm import tqdm
 
-    from amma_core import bundle
     from amma_core.detector import ActionDetector
     from amma_core.drawing import Annotator
     from amma_core.linker import TubeLinker

@@ -159,7 +159,7 @@ def _jhmdb_splits(folder: Path, videos: dict[str, Video]) -> dict[str, list[str]
                 splits.setdefault(("train", "test")[int(part) - 1] + number, []).append(name)
     if not splits:
         raise AmmaError(f"there is no CLASS_test_splitN.txt with known clips in {folder}")
-    return dict(sorted(splits.items(), key=lambda item: (item[0][-1], item[0][:2] == "te")))
+    return dict(sorted(splits.items(), key=lambda item: (item[0][-1], item[0].startswith("test"))))
 
 
 def _video(name: str, path: Path, tubes: list[ActionTube]) -> Video:
