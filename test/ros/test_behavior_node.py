@@ -336,7 +336,7 @@ def test_an_answer_that_never_comes_holds_nothing_up(graph, eyes, start, monkeyp
     eyes.see(1)
     graph.wait(lambda: len(events) == 2, "both events, no answer to the first call")
     graph.wait(lambda: counts(node) == {"service alarm": (0, 2)}, "the answers to be given up")
-    assert said(logs, graph, "service alarm gave no answer within 0.2 seconds")
+    graph.wait(lambda: said(logs, graph, "service alarm gave no answer within 0.2 seconds"), "a warning")
     asleep.destroy_node()
 
 
@@ -440,7 +440,7 @@ def test_goals_that_are_rejected_given_up_or_sent_to_nobody_are_counted(graph, r
     graph.wait(lambda: server.goals, "the goal")
     server.goals[0].execute()
     graph.wait(lambda: counts(node) == {"action count": (1, 3)}, "the goal to be given up")
-    assert said(logs, graph, "action count gave the goal up")
+    graph.wait(lambda: said(logs, graph, "action count gave the goal up"), "a warning")
 
 
 # Start and lifecycle ---------------------------------------------------------------------------------
