@@ -178,6 +178,8 @@ def test_the_nodes_as_processes(graph, tiny_model, tmp_path):
         node(graph, "detector_node", f"model:={tiny_model}", *reliable),
         node(graph, "linker_node", "lazy:=true"),
     ]
+    # A lazy node listens once it has found a listener: that the detector does means that all have found us.
+    graph.wait(lambda: graph.observer.count_subscribers("image") == 1, "the detector to listen")
     publisher = node(graph, "video_publisher", f"source:={video}", "pace:=consumed", "frame_id:=eye")
     try:
         assert publisher.wait(60) == 0
