@@ -180,6 +180,8 @@ def test_the_nodes_as_processes(graph, tiny_model, tmp_path):
     ]
     # A lazy node listens once it has found a listener: that the detector does means that all have found us.
     graph.wait(lambda: graph.observer.count_subscribers("image") == 1, "the detector to listen")
+    # The video waits for the nodes, but not for this test to find them.
+    graph.wait(lambda: graph.observer.count_publishers("detections"), "the linker")
     publisher = node(graph, "video_publisher", f"source:={video}", "pace:=consumed", "frame_id:=eye")
     try:
         assert publisher.wait(60) == 0
