@@ -1,14 +1,15 @@
-"""Several cameras through one network: each has its own cache, and clips that are ready go in one batch."""
+"""Several streams through one network: each has its own cache, and clips that are ready go in one batch."""
 
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from amma_core.clips import ClipAssembler, Step
+from amma_core.clips import Clip, ClipAssembler, Step
 from amma_core.config import NetworkConfig
-from amma_core.detector import FeatureCache, infer
+from amma_core.decoding import decode
 from amma_core.runtime import Runtime
 from amma_core.types import Tubelets
 
@@ -16,8 +17,7 @@ from amma_core.types import Tubelets
 class Stream:
     """One camera's frames, cut into clips that wait for the network in :attr:`waiting`.
 
-    `options` are those of :class:`~amma_core.clips.ClipAssembler`. An
-    :class:`~amma_core.detector.ActionDetector` is one of these that has the network to itself.
+    `options` are those of :class:`~amma_core.clips.ClipAssembler`.
     """
 
     def __init__(self, config: NetworkConfig, **options):
@@ -63,6 +63,33 @@ class Stream:
         self.waiting.clear()
 
 
+class FeatureCache:
+    """The encoded last K clips of one stream, first in, first out, with their key frames."""
+
+    def __init__(self, clips: int):
+        self._entries: deque = deque(maxlen=clips)  # (feature, frame number, stamp)
+
+    def clear(self) -> None:
+        self._entries.clear()
+
+    def append(self, feature: Any, clip: Clip) -> None:
+        self._entries.append((feature, clip.number, clip.stamp))
+
+    def pad(self, feature: Any, clip: Clip) -> None:
+        """Put copies of a feature before the oldest until there are K."""
+        while len(self._entries) < self._entries.maxlen:
+            self._entries.appendleft((feature, clip.number, clip.stamp))
+
+    @property
+    def features(self) -> list[Any]:
+        return [entry[0] for entry in self._entries]
+
+    @property
+    def keys(self) -> NDArray[np.int64]:
+        """(K, 2) frame number and stamp of each key frame, oldest first."""
+        return np.array([entry[1:] for entry in self._entries], np.int64)
+
+
 def advance(
     runtime: Runtime, streams: Sequence[Stream], top: int = 100, min_score: float = 0.0
 ) -> list[tuple[Stream, Tubelets]]:
@@ -74,3 +101,48 @@ def advance(
     answering = [stream for stream, step in work if step.answers]
     answers = infer(runtime, [(stream.cache, step) for stream, step in work], top, min_score)
     return list(zip(answering, answers, strict=True))
+
+
+def infer(
+    runtime: Runtime, work: Sequence[tuple[FeatureCache, Step]], top: int = 100, min_score: float = 0.0
+) -> list[Tubelets]:
+    """Carry out steps of different streams, in one encoder pass and one pass of the head.
+
+    Each cache may occur once only. Returns the answers of the steps that give one, in order.
+    """
+    clips = [clip for _, step in work for clip in (step.padding, step.clip) if clip is not None]
+    features = iter(runtime.encode(np.stack([clip.frames for clip in clips])) if clips else ())
+    for cache, step in work:
+        if step.starts:
+            cache.clear()
+        padding = next(features) if step.padding is not None else None
+        if step.clip is not None:
+            cache.append(next(features), step.clip)
+        if padding is not None:
+            cache.pad(padding, step.padding)
+
+    answering = [(cache, step) for cache, step in work if step.answers]
+    if not answering:
+        return []
+    maps = runtime.head([cache.features for cache, _ in answering])
+    answers = []
+    for (cache, step), heat, movement, size in zip(answering, *maps, strict=True):
+        labels, scores, boxes = decode(
+            heat, movement, size, step.image_size, top=top, add_motion_of_key=runtime.config.add_key_movement
+        )
+        kept = scores >= min_score
+        keys = cache.keys
+        answers.append(
+            Tubelets(
+                image_size=step.image_size,
+                key_numbers=keys[:, 0],
+                key_stamps=keys[:, 1],
+                frame_numbers=step.settled_numbers,
+                frame_stamps=step.settled_stamps,
+                labels=labels[kept],
+                scores=scores[kept],
+                boxes=boxes[kept],
+                stream=step.stream,
+            )
+        )
+    return answers

@@ -6,10 +6,11 @@ from torch import nn
 from amma_core.clips import ClipAssembler
 from amma_core.config import NetworkConfig
 from amma_core.decoding import decode
-from amma_core.detector import ActionDetector, FeatureCache, infer
+from amma_core.detector import ActionDetector
 from amma_core.errors import AmmaError
 from amma_core.network import Amma
 from amma_core.runtime.torch_runtime import TorchRuntime, fold_batch_norm
+from amma_core.streams import FeatureCache, infer
 
 STEP = 33_000_000  # nanoseconds between frames
 BACKBONES = ["resnet18", "mobilenet_v2", "shufflenet_v2"]

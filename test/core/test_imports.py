@@ -8,8 +8,8 @@ FLOORS = [  # lowest first
     {"types", "boxes", "config", "errors"},
     {"network", "linker", "decoding", "drawing", "rerun_view", "video", "behavior"},
     {"runtime", "bundle"},
-    {"clips", "detector"},
-    {"pipeline", "streams"},
+    {"clips", "streams", "detector"},
+    {"pipeline"},
     {"cli", "__main__"},
 ]
 WINGS = {"data", "training", "evaluation"}
