@@ -4,30 +4,25 @@ import math
 import struct
 import sys
 import time
-from collections import deque
-from collections.abc import Callable
-from threading import Condition, Event, Thread
+from threading import Thread
 
 from builtin_interfaces.msg import Time
 from rclpy.duration import Duration
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.task import Future
 from rosgraph_msgs.msg import Clock
-from vision_msgs.msg import Detection2DArray
 
 from amma_core.errors import AmmaError
 from amma_ros import conversions, parameters
 from amma_ros.bag_reader import IMAGES, BagReader, Topic
 from amma_ros.from_yaml import interface
 from amma_ros.node import Settings, run
+from amma_ros.pacing import PATIENCE, Pacing, Stopped
 
 DEPTH = 10
 """Messages of a topic that may wait for subscribers to take them; then playing waits."""
-PATIENCE = 10.0
-"""Seconds of waiting after which the log says for what."""
 LATE = 0.5
 """Seconds behind the recording's clock that are worth a warning."""
 
@@ -50,22 +45,17 @@ class BagPlayer(Node):
         self._images = [name for name in self._players if self._bag.topics[name].type in IMAGES]
         self._time = self.create_publisher(Clock, "/clock", 10) if self.settings["clock"] else None
         self._waiting = dict.fromkeys(self._players, 0)
-        self._in_flight: deque[int] = deque()
-        self._answer = Condition()
-        self._answers = None
-        if self.settings["pace"] == "consumed":
-            if len(self._images) != 1:
-                raise AmmaError(
-                    "bag_player: with pace consumed, one topic of images must be played, but there are "
-                    f"{len(self._images)} {self._images}; choose with the parameter topics"
-                )
-            self._answers = self.create_subscription(Detection2DArray, "detections", self._on_detections, 100)
-        self._stop = Event()
+        if self.settings["pace"] == "consumed" and len(self._images) != 1:
+            raise AmmaError(
+                "bag_player: with pace consumed, one topic of images must be played, but there are "
+                f"{len(self._images)} {self._images}; choose with the parameter topics"
+            )
+        self._pacing = Pacing(self, self.settings)
         self._thread = Thread(target=self._run, name="bag", daemon=True)
         self._thread.start()
 
     def destroy_node(self) -> None:
-        self._stop.set()
+        self._pacing.stop()
         self._thread.join()
         self._bag.close()
         super().destroy_node()
@@ -96,17 +86,10 @@ class BagPlayer(Node):
             interface(topic.type, "msg"), topic.name, QoSProfile(depth=DEPTH, durability=durability)
         )
 
-    def _on_detections(self, message: Detection2DArray) -> None:
-        stamp = conversions.to_nanoseconds(message.header.stamp)
-        with self._answer:
-            # By its own stamp: at the start of another round they jump back.
-            while stamp in self._in_flight:
-                self._in_flight.popleft()
-            self._answer.notify()
-
     def _run(self) -> None:
         try:
-            self._wait_for_listeners()
+            watched = self._images or list(self._players)
+            self._pacing.wait_for_listeners([self._players[name] for name in watched])
             played = late = 0
             while True:
                 count, worst = self._play()
@@ -119,30 +102,17 @@ class BagPlayer(Node):
                 raise AmmaError(f"{self._bag.fault}; {played} messages lie before that and were played")
             self.get_logger().info(f"{played} messages played, {late:.2f} s late at most")
             self.done.set_result(None)
-        except ExternalShutdownException:
+        except Stopped:
             pass
         except Exception as error:
             self.done.set_exception(error)
-
-    def _wait_for_listeners(self) -> None:
-        wanted = self.settings["wait_for_subscribers"]
-        if self._answers is not None:
-            wanted = max(wanted, 1)
-        watched = [self._players[name] for name in self._images or self._players]
-
-        def ready() -> bool:
-            answering = self._answers is None or self._answers.get_publisher_count() > 0
-            return answering and all(topic.get_subscription_count() >= wanted for topic in watched)
-
-        names = ", ".join(topic.topic_name for topic in watched)
-        self._wait(ready, f"waiting for {wanted} subscribers of {names}")
 
     def _play(self) -> tuple[int, float]:
         """The recording once; returns the number of messages and by how many seconds the latest was late."""
         begin, first, late, played = time.monotonic(), None, 0.0, 0
         for message in self._bag.messages(set(self._players)):
             first = message.time if first is None else first
-            if self._answers is None:
+            if not self._pacing.consumed:
                 late = max(late, self._sleep(begin, first, message.time))
                 if late > LATE:
                     self.get_logger().warning(
@@ -152,7 +122,7 @@ class BagPlayer(Node):
             else:
                 self._tell_time(message.time)
                 if message.topic in self._images:
-                    self._wait_for_room(message.data)
+                    self._pacing.wait_for_room(_stamp(message.data))
             self._publish(message.topic, message.data)
             played += 1
         return played, late
@@ -164,8 +134,7 @@ class BagPlayer(Node):
         tick = 1 / self.settings["clock"] if self._time else math.inf
         while (left := due - time.monotonic()) > 0:
             self._tell_time(until - int(left * 1e9 * rate))
-            if self._stop.wait(min(left, tick)):
-                raise ExternalShutdownException
+            self._pacing.sleep(min(left, tick))
         self._tell_time(until)
         return -left
 
@@ -173,17 +142,8 @@ class BagPlayer(Node):
         if self._time is not None:
             self._time.publish(Clock(clock=conversions.to_stamp(nanoseconds)))
 
-    def _wait_for_room(self, data: bytes) -> None:
-        most = self.settings["max_in_flight"]
-        self._wait(
-            lambda: len(self._in_flight) < most,
-            f"{most} images are out and no detections come back; is max_in_flight at least a clip?",
-        )
-        with self._answer:
-            self._in_flight.append(_stamp(data))
-
     def _publish(self, name: str, data: bytes) -> None:
-        self._check_going()
+        self._pacing.sleep(0)
         if self._waiting[name] == DEPTH:
             self._wait_until_taken(name)
         self._players[name].publish(data)
@@ -193,22 +153,8 @@ class BagPlayer(Node):
         def taken() -> bool:
             return self._players[name].wait_for_all_acked(Duration(seconds=0.05))
 
-        self._wait(taken, f"a subscriber of {name} does not take its messages")
+        self._pacing.wait(taken, f"a subscriber of {name} does not take its messages")
         self._waiting[name] = 0
-
-    def _wait(self, ready: Callable[[], bool], complaint: str) -> None:
-        """Until `ready()`; the log says from time to time what keeps it waiting."""
-        complain = time.monotonic() + PATIENCE
-        with self._answer:
-            while not self._answer.wait_for(ready, timeout=0.05):
-                self._check_going()
-                if time.monotonic() > complain:
-                    complain += PATIENCE
-                    self.get_logger().warning(complaint)
-
-    def _check_going(self) -> None:
-        if self._stop.is_set() or not self.context.ok():
-            raise ExternalShutdownException
 
 
 def _stamp(data: bytes) -> int:

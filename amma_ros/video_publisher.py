@@ -2,26 +2,22 @@
 
 import sys
 import time
-from collections import deque
-from collections.abc import Callable
-from threading import Condition, Event, Thread
+from threading import Thread
 
 from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.task import Future
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
-from vision_msgs.msg import Detection2DArray
 
 from amma_core.errors import AmmaError
 from amma_core.video import VideoReader
 from amma_ros import conversions, parameters
 from amma_ros.node import Settings, run
+from amma_ros.pacing import PATIENCE, Pacing, Stopped
 
 PAUSE_BETWEEN_ROUNDS = 2_000_000_000
 """Nanoseconds: longer than the detector's max_gap, so that no clip spans the cut."""
-PATIENCE = 10.0
-"""Seconds of waiting after which the log says for what."""
 
 
 class VideoPublisher(Node):
@@ -44,48 +40,25 @@ class VideoPublisher(Node):
         self._camera = source.isdigit()
         self._reader = VideoReader(source, self.settings["fps"] or None)
         self._publisher = self.create_publisher(Image, "image", self.settings.qos("image"))
-        self._in_flight: deque[int] = deque()
-        self._answer = Condition()
-        self._answers = None
-        if self.settings["pace"] == "consumed":
-            self._answers = self.create_subscription(Detection2DArray, "detections", self._on_detections, 100)
-        self._stopped = Event()
+        self._pacing = Pacing(self, self.settings)
         self._thread = Thread(target=self._run, name="video", daemon=True)
         self._thread.start()
 
     def destroy_node(self) -> None:
-        self._stopped.set()
+        self._pacing.stop()
         self._thread.join()
         super().destroy_node()
 
-    def _on_detections(self, message: Detection2DArray) -> None:
-        stamp = conversions.to_nanoseconds(message.header.stamp)
-        with self._answer:
-            while self._in_flight and self._in_flight[0] <= stamp:
-                self._in_flight.popleft()
-            self._answer.notify()
-
     def _run(self) -> None:
         try:
-            self._wait_for_listeners()
+            self._pacing.wait_for_listeners([self._publisher])
             self._publish_rounds()
             self._publisher.wait_for_all_acked(Duration(seconds=PATIENCE))
             self.done.set_result(None)
-        except _Stopped:
+        except Stopped:
             pass
         except Exception as error:
             self.done.set_exception(error)
-
-    def _wait_for_listeners(self) -> None:
-        wanted = self.settings["wait_for_subscribers"]
-        if self._answers is not None:
-            wanted = max(wanted, 1)
-
-        def ready() -> bool:
-            answering = self._answers is None or self._answers.get_publisher_count() > 0
-            return answering and self._publisher.get_subscription_count() >= wanted
-
-        self._wait(ready, f"waiting for {wanted} subscribers of {self._publisher.topic_name}")
 
     def _publish_rounds(self) -> None:
         begin = self.get_clock().now().nanoseconds
@@ -94,47 +67,22 @@ class VideoPublisher(Node):
             for picture, offset in self._reader:
                 if self._camera:
                     begin, offset = self.get_clock().now().nanoseconds, 0
-                elif self._answers is None:
-                    self._sleep(started + offset / 1e9 - time.monotonic())
+                elif not self._pacing.consumed:
+                    self._pacing.sleep(started + offset / 1e9 - time.monotonic())
                 self._publish(picture, begin + offset)
             if not self.settings["loop"] or self._camera:
                 return
             begin += offset + PAUSE_BETWEEN_ROUNDS
-            if self._answers is None:
-                self._sleep(PAUSE_BETWEEN_ROUNDS / 1e9)
+            if not self._pacing.consumed:
+                self._pacing.sleep(PAUSE_BETWEEN_ROUNDS / 1e9)
             self._reader = VideoReader(self.settings["source"], self.settings["fps"] or None)
 
     def _publish(self, picture, stamp: int) -> None:
-        self._sleep(0)
+        self._pacing.sleep(0)
         header = Header(stamp=conversions.to_stamp(stamp), frame_id=self.settings["frame_id"])
         message = conversions.bgr_to_image(picture, header)
-        if self._answers is not None:
-            most = self.settings["max_in_flight"]
-            self._wait(
-                lambda: len(self._in_flight) < most,
-                f"{most} frames are out and no detections come back; is max_in_flight at least a clip?",
-            )
-            with self._answer:
-                self._in_flight.append(stamp)
+        self._pacing.wait_for_room(stamp)
         self._publisher.publish(message)
-
-    def _wait(self, ready: Callable[[], bool], complaint: str) -> None:
-        """Until `ready()`; the log says from time to time what keeps it waiting."""
-        complain = time.monotonic() + PATIENCE
-        with self._answer:
-            while not self._answer.wait_for(ready, timeout=0.05):
-                self._sleep(0)
-                if time.monotonic() > complain:
-                    complain += PATIENCE
-                    self.get_logger().warning(complaint)
-
-    def _sleep(self, seconds: float) -> None:
-        if self._stopped.wait(max(0.0, seconds)) or not self.context.ok():
-            raise _Stopped
-
-
-class _Stopped(Exception):
-    """The node has been told to end before its source."""
 
 
 def main() -> int:

@@ -1,0 +1,90 @@
+"""What a source of images waits for: those who look at them, and their answers."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from threading import Condition, Event
+
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from vision_msgs.msg import Detection2DArray
+
+from amma_ros import conversions
+from amma_ros.node import Settings
+
+PATIENCE = 10.0
+"""Seconds of waiting after which the log says for what."""
+
+
+class Stopped(Exception):
+    """The node has been told to end before its source."""
+
+
+class Pacing:
+    """Waiting of a publishing thread, which the node ends with :meth:`stop`.
+
+    With the parameter `pace` at ``consumed``, the source keeps step with the topic ``detections``: at most
+    `max_in_flight` images are out whose detections have not come back.
+    """
+
+    def __init__(self, node: Node, settings: Settings):
+        self._node, self._settings = node, settings
+        self._stopped = Event()
+        self._in_flight: deque[int] = deque()
+        self._answer = Condition()
+        self._answers = None
+        if settings["pace"] == "consumed":
+            self._answers = node.create_subscription(Detection2DArray, "detections", self._on_detections, 100)
+
+    @property
+    def consumed(self) -> bool:
+        return self._answers is not None
+
+    def stop(self) -> None:
+        """From now on every wait raises Stopped."""
+        self._stopped.set()
+
+    def sleep(self, seconds: float) -> None:
+        if self._stopped.wait(max(0.0, seconds)) or not self._node.context.ok():
+            raise Stopped
+
+    def wait(self, ready: Callable[[], bool], complaint: str) -> None:
+        """Until `ready()`; the log says from time to time what keeps it waiting."""
+        complain = time.monotonic() + PATIENCE
+        with self._answer:
+            while not self._answer.wait_for(ready, timeout=0.05):
+                self.sleep(0)
+                if time.monotonic() > complain:
+                    complain += PATIENCE
+                    self._node.get_logger().warning(complaint)
+
+    def wait_for_listeners(self, publishers: Sequence[Publisher]) -> None:
+        """Until each has `wait_for_subscribers`, and answers have a sender if they are waited for."""
+        wanted = max(self._settings["wait_for_subscribers"], int(self.consumed))
+
+        def ready() -> bool:
+            answering = not self.consumed or self._answers.get_publisher_count() > 0
+            return answering and all(topic.get_subscription_count() >= wanted for topic in publishers)
+
+        names = ", ".join(topic.topic_name for topic in publishers)
+        self.wait(ready, f"waiting for {wanted} subscribers of {names}")
+
+    def wait_for_room(self, stamp: int) -> None:
+        """Until one more image, of this stamp in nanoseconds, may go out; counts it as out."""
+        if not self.consumed:
+            return
+        most = self._settings["max_in_flight"]
+        self.wait(
+            lambda: len(self._in_flight) < most,
+            f"{most} images are out and no detections come back; is max_in_flight at least a clip?",
+        )
+        with self._answer:
+            self._in_flight.append(stamp)
+
+    def _on_detections(self, message: Detection2DArray) -> None:
+        stamp = conversions.to_nanoseconds(message.header.stamp)
+        with self._answer:
+            # By its own stamp: when a recording starts again they jump back.
+            while stamp in self._in_flight:
+                self._in_flight.popleft()
+            self._answer.notify()
