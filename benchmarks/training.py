@@ -61,7 +61,7 @@ def main() -> None:
 
         def work(batch, step=step):
             clips, windows, targets = to_step(batch, fabric.device)
-            loss = Losses(*step(clips, windows, targets)).total(recipe.optimisation.label_weight)
+            loss = Losses(*step(clips, windows, targets)).total(label_weight=recipe.optimisation.label_weight)
             fabric.backward(loss)
             optimizer.step()
             optimizer.zero_grad()

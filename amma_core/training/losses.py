@@ -8,9 +8,6 @@ from torch.nn import functional as F
 
 from amma_core.network import Maps
 
-WEIGHTS = (1.0, 1.0, 0.1)
-"""Of the center, trajectory and box losses in the sum."""
-
 
 class Losses(NamedTuple):
     center: Tensor
@@ -19,9 +16,9 @@ class Losses(NamedTuple):
     label: Tensor
     """Ours: how well the classes are told apart at the centres."""
 
-    def total(self, label_weight: float = 0.0) -> Tensor:
-        weights = (*WEIGHTS, label_weight)
-        return sum(weight * loss for weight, loss in zip(weights, self, strict=True))
+    def total(self, box_weight: float = 0.1, label_weight: float = 0.0) -> Tensor:
+        """The weighted sum; the paper's by default."""
+        return self.center + self.movement + box_weight * self.size + label_weight * self.label
 
 
 def losses(
@@ -32,6 +29,7 @@ def losses(
     cells: Tensor,
     movement: Tensor,
     size: Tensor,
+    label_smoothing: float = 0.0,
 ) -> Losses:
     """The losses of `maps` for targets as in :class:`~amma_core.training.targets.Targets`.
 
@@ -48,7 +46,7 @@ def losses(
         focal(maps.heat, heat),
         mean_distance(moved, movement),
         mean_distance(sized, size),
-        confusion(scores, labels),
+        confusion(scores, labels, label_smoothing),
     )
 
 
@@ -62,7 +60,7 @@ def focal(probability: Tensor, target: Tensor) -> Tensor:
     return -loss.sum() / positive.sum().clamp_min(1)
 
 
-def confusion(probabilities: Tensor, labels: Tensor) -> Tensor:
+def confusion(probabilities: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
     """Cross-entropy at the centres of (P, C) probabilities of the center branch against (P,) labels.
 
     The focal loss hardly pushes down a wrong class that is held for somewhat likely (at 0.2 its gradient is a
@@ -70,7 +68,8 @@ def confusion(probabilities: Tensor, labels: Tensor) -> Tensor:
     """
     if not len(labels):
         return probabilities.sum()
-    return F.cross_entropy(probabilities.clamp(1e-4, 1 - 1e-4).logit(), labels)
+    logits = probabilities.clamp(1e-4, 1 - 1e-4).logit()
+    return F.cross_entropy(logits, labels, label_smoothing=smoothing)
 
 
 def mean_distance(answer: Tensor, target: Tensor) -> Tensor:

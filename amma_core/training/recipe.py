@@ -65,8 +65,14 @@ class Optimisation:
     factor: float = 0.1
     warmup: float = 0.0
     """Share of all steps in which the rate rises linearly."""
+    box_weight: float = 0.1
+    """Weight of the box loss."""
     label_weight: float = 0.0
     """Weight of our own loss that lets the classes compete at the centres; the paper has none."""
+    label_smoothing: float = 0.0
+    """Share of that loss's target that is spread over all classes."""
+    dropout: float = 0.0
+    """Share of a clip's encoded channels that training hides at random."""
     clip_gradient: float = 0.0
     """Largest norm of the gradient; 0 leaves it alone."""
     calibration: int = 0
@@ -97,6 +103,9 @@ class Recipe:
     phases: list[Phase]
     initial_weights: str | None = None
     """A name of `amma_core.training.initial_weights.PACKAGES`, a checkpoint file, or null for random ones."""
+    initial_model: str | None = None
+    """A trained model to start from instead, by name or folder: one of the same backbone, with as many clips
+    or one clip, and any labels."""
     appearance_share: list[float] | None = None
     """Initial share of the appearance in each fusion; null starts all at the paper's 0.6. A larger one
     disturbs pre-trained appearance stages less, which matters where they are frozen."""

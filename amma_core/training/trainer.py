@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -26,6 +27,7 @@ from amma_core.errors import AmmaError
 from amma_core.network import Amma
 from amma_core.network.micro_motion import enlarge
 from amma_core.training.cpu import spare_slow_kernels
+from amma_core.training.inherit import inherit
 from amma_core.training.initial_weights import load_initial_weights
 from amma_core.training.losses import Losses, losses
 from amma_core.training.recipe import Data, Machine, Optimisation, Phase, Recipe
@@ -55,10 +57,12 @@ def train(recipe: Recipe, folder: Path, weights_cache: Path) -> Path:
     torch.manual_seed(recipe.seed)
     config = recipe.network_config(len(dataset.labels))
     network = Amma(config)
-    if recipe.initial_weights is not None:
+    if recipe.initial_model is not None:
+        inherit(network, bundle.load(recipe.initial_model), dataset.labels)
+    elif recipe.initial_weights is not None:
         with fabric.rank_zero_first():
             load_initial_weights(network, recipe.initial_weights, weights_cache)
-    if recipe.appearance_share is not None:
+    if recipe.appearance_share is not None and recipe.initial_model is None:
         network.backbone.appearance_share.data.copy_(torch.tensor(recipe.appearance_share))
     network.to(fabric.device, memory_format=torch.channels_last)
     if fabric.device.type == "cpu":
@@ -114,15 +118,19 @@ def hold_out(videos: list[Video], data: Data, seed: int) -> tuple[list[Video], l
 class Step(nn.Module):
     """A network and its losses as one module, which is what several processes have to share."""
 
-    def __init__(self, network: Amma):
+    def __init__(self, network: Amma, dropout: float = 0.0, label_smoothing: float = 0.0):
         super().__init__()
         self.network = network
+        self.dropout = dropout
+        self.label_smoothing = label_smoothing
 
     def forward(self, clips: Tensor, windows: Tensor, targets: Targets) -> Losses:
         config = self.network.config
+        # Whole channels of a clip: single cells would be filled in again from their neighbours.
+        coarse = F.dropout2d(self.network.encode(clips), self.dropout)
         # As Amma.head, but every clip is enlarged once and not once per window.
-        fine = enlarge(self.network.encode(clips), config.grid, config.upsample)
-        return losses(self.network.branches(fine[windows]), *targets)
+        fine = enlarge(coarse, config.grid, config.upsample)
+        return losses(self.network.branches(fine[windows]), *targets, self.label_smoothing)
 
 
 class Average:
@@ -277,10 +285,13 @@ class Run:
     def _begin(self, phase: Phase) -> nn.Module:
         freeze(self.network, phase.frozen_stages)
         self.network.config = replace(self.final_config, input_size=phase.input_size)
-        return self.fabric.setup_module(Step(self.network), move_to_device=False)
+        settings = self.recipe.optimisation
+        step = Step(self.network, settings.dropout, settings.label_smoothing)
+        return self.fabric.setup_module(step, move_to_device=False)
 
     def _epoch(self, epoch: int, step: nn.Module) -> dict:
         settings = self.recipe.optimisation
+        weights = settings.box_weight, settings.label_weight
         self.network.train()
         if settings.calibration:
             for norm in batch_norms(self.network):
@@ -299,7 +310,7 @@ class Run:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate * group["factor"]
             parts = step(*to_step(batch, self.fabric.device))
-            self.fabric.backward(Losses(*parts).total(settings.label_weight))
+            self.fabric.backward(Losses(*parts).total(*weights))
             if settings.clip_gradient:
                 self.fabric.clip_gradients(step, self.optimizer, max_norm=settings.clip_gradient)
             self.optimizer.step()
@@ -307,7 +318,7 @@ class Run:
             if self.average:
                 self.average.update(self.network)
             total += torch.stack([part.detach().float().cpu() for part in parts])
-            bar.set_postfix(loss=f"{float(Losses(*total).total(settings.label_weight)) / (number + 1):.3f}")
+            bar.set_postfix(loss=f"{float(Losses(*total).total(*weights)) / (number + 1):.3f}")
         mean = (total / len(self.epochs)).tolist()
         return {name: round(value, 4) for name, value in zip(Losses._fields, mean, strict=True)}
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from amma_core.network import Maps
-from amma_core.training.losses import Losses, focal, losses
+from amma_core.training.losses import Losses, confusion, focal, losses
 
 
 def test_focal_loss_by_hand():
@@ -65,7 +65,7 @@ def test_without_actions_only_the_center_branch_is_judged():
     parts = losses(maps, torch.zeros(2, 1, 4, 4), *[none[:, 0, 0].long()] * 2, none.long(), none, none)
     assert parts.movement == 0
     assert parts.size == 0
-    parts.total(1.0).backward()
+    parts.total(label_weight=1.0).backward()
     assert not maps.movement.grad.any()
 
 
@@ -85,4 +85,11 @@ def test_classes_compete_at_the_newest_centre():
 def test_total_weighs_the_box_loss_by_a_tenth_and_the_labels_as_asked():
     parts = Losses(*torch.tensor([1.0, 2.0, 3.0, 4.0]))
     assert parts.total() == pytest.approx(3.3)
-    assert parts.total(0.5) == pytest.approx(5.3)
+    assert parts.total(label_weight=0.5) == pytest.approx(5.3)
+    assert parts.total(box_weight=0.4) == pytest.approx(4.2)
+
+
+def test_label_smoothing_spreads_the_target_over_all_classes():
+    odds = torch.tensor([[0.5, 0.2]])  # odds of 4 to 1, as above
+    smoothed = confusion(odds, torch.tensor([0]), smoothing=0.1)
+    assert smoothed.item() == pytest.approx(-0.95 * math.log(4 / 5) - 0.05 * math.log(1 / 5), rel=1e-5)

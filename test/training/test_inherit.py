@@ -1,0 +1,60 @@
+import pytest
+import torch
+
+from amma_core import bundle
+from amma_core.config import NetworkConfig
+from amma_core.errors import AmmaError
+from amma_core.network import Amma
+from amma_core.training.inherit import OF_CLASSES, inherit
+
+LABELS = ["walk", "wave"]
+
+
+def make(clips: int, **settings) -> Amma:
+    config = NetworkConfig(len(LABELS), "shufflenet_v2", input_size=64, clips=clips, **settings)
+    return Amma(config).eval()
+
+
+def saved(tmp_path, network: Amma) -> bundle.Bundle:
+    return bundle.save(tmp_path / "parent", network, LABELS, 30.0)
+
+
+def test_a_network_of_one_clip_grows_to_one_of_several(tmp_path):
+    """For K equal clips the grown network says what the one-clip network says of one."""
+    parent = make(1)
+    child = make(3)
+    inherit(child, saved(tmp_path, parent), LABELS)
+    parent = bundle.load(tmp_path / "parent").build()  # in half precision, as saved
+
+    clip = torch.randint(0, 256, (1, 4, 3, 64, 64))
+    with torch.inference_mode():
+        feature = parent.encode(clip)
+        torch.testing.assert_close(child.encode(clip), feature)
+        one, several = parent.head(feature[:, None]), child.head(feature[:, None].expand(-1, 3, -1, -1, -1))
+    torch.testing.assert_close(several.heat, one.heat)
+    for name in ("movement", "size"):
+        for key in range(3):
+            found = getattr(several, name)[:, 2 * key : 2 * key + 2]
+            torch.testing.assert_close(found, getattr(one, name), rtol=1e-4, atol=1e-5)
+
+
+def test_other_labels_get_new_outputs_and_everything_else(tmp_path):
+    parent, child = make(2), make(2)
+    start = {name: child.state_dict()[name].clone() for name in OF_CLASSES}
+    inherit(child, saved(tmp_path, parent), ["fall", "wave"])
+    theirs = bundle.load(tmp_path / "parent").build().state_dict()
+    for name, weight in child.state_dict().items():
+        torch.testing.assert_close(weight, start.get(name, theirs[name]), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"), [({"clips": 3}, "sees 2 clips"), ({"clips": 2, "motion": "diff"}, "motion")]
+)
+def test_networks_that_do_not_fit_are_refused(tmp_path, settings, problem):
+    with pytest.raises(AmmaError, match=problem):
+        inherit(make(**settings), saved(tmp_path, make(2)), LABELS)
+
+
+def test_more_classes_need_no_more_of_the_parent(tmp_path):
+    child = Amma(NetworkConfig(3, "shufflenet_v2", input_size=64, clips=2))
+    inherit(child, saved(tmp_path, make(2)), [*LABELS, "fall"])
