@@ -41,6 +41,17 @@ def test_vision_msgs_is_the_real_interface(name, expected):
     assert hashes[f"vision_msgs/msg/{name}"] == expected
 
 
+def test_every_ros_package_that_runs_is_declared():
+    """colcon and rosdep install what package.xml names, and nothing else."""
+    imported = set()
+    for path in [*ROOT.glob("amma_ros/*.py"), *ROOT.glob("launch/*.py"), *ROOT.glob("examples/*/*.py")]:
+        imported |= set(re.findall(r"^\s*(?:from|import) (\w+)", path.read_text(), re.MULTILINE))
+    ros = {name for name in imported if re.search(r"_msgs$|_srvs$|_interfaces$|_parser$|^launch|^rcl|_bridge$", name)}
+    declared = set(re.findall(r"<(?:depend|exec_depend)>(\w+)<", (ROOT / "package.xml").read_text()))
+    assert ros - declared == set()
+    assert "rclpy" in ros and "vision_msgs" in ros
+
+
 def test_messages_have_the_promised_fields():
     messages = pytest.importorskip("amma_ros.msg", reason="the messages are not built: run `make setup`")
     fields = messages.Tubelet.get_fields_and_field_types()
