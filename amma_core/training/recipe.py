@@ -75,9 +75,9 @@ class Optimisation:
     """Share of a clip's encoded channels that training hides at random."""
     clip_gradient: float = 0.0
     """Largest norm of the gradient; 0 leaves it alone."""
-    calibration: int = 0
-    """0: batch norms work as usual. Above 0: they get their statistics from so many batches before the first
-    epoch and keep them; where a batch holds few videos, its own statistics are noise."""
+    frozen_norms: bool = False
+    """Batch norms keep the statistics that they start with: for an `initial_model`, where a batch holds too
+    few videos for statistics of its own. Layers without a trained start hardly learn that way."""
     ema: float = 0.0
     """Decay of the moving average of the weights that is evaluated and saved; 0: the weights themselves."""
 

@@ -1,7 +1,6 @@
 """The training loop."""
 
 import csv
-import itertools
 import math
 import re
 import time
@@ -232,8 +231,6 @@ class Run:
 
     def go_on(self) -> None:
         """Train the epochs that are left."""
-        if self.progress.epoch == 0 and self.recipe.optimisation.calibration:
-            self._calibrate()
         step, phase = None, None
         for epoch in range(self.progress.epoch, self.recipe.epochs):
             if self.recipe.phase_of(epoch) is not phase:
@@ -264,24 +261,6 @@ class Run:
                 self._save_checkpoint()
             self.fabric.barrier()
 
-    def _calibrate(self) -> None:
-        """Give the batch norms the mean statistics of some batches, the same on all processes."""
-        norms = batch_norms(self.network)
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # the plain mean over all batches
-        self.network.train()
-        self.network.config = replace(self.final_config, input_size=self.recipe.phases[0].input_size)
-        batches = itertools.islice(self.loader, self.recipe.optimisation.calibration)
-        with torch.no_grad(), self.fabric.autocast():
-            for clips, _, _ in batches:
-                self.network.encode(clips.to(self.fabric.device).permute(0, 1, 4, 2, 3))
-        for norm in norms:
-            norm.running_mean.copy_(self.fabric.all_reduce(norm.running_mean))
-            norm.running_var.copy_(self.fabric.all_reduce(norm.running_var))
-        if self.average:
-            self.average = Average(self.network, self.average.decay)
-
     def _begin(self, phase: Phase) -> nn.Module:
         freeze(self.network, phase.frozen_stages)
         self.network.config = replace(self.final_config, input_size=phase.input_size)
@@ -293,9 +272,10 @@ class Run:
         settings = self.recipe.optimisation
         weights = settings.box_weight, settings.label_weight
         self.network.train()
-        if settings.calibration:
-            for norm in batch_norms(self.network):
-                norm.eval()
+        if settings.frozen_norms:
+            for module in self.network.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
         self.epochs.epoch = epoch
         total = torch.zeros(len(Losses._fields))
         bar = tqdm(
@@ -372,10 +352,6 @@ class Run:
                 self.board.add_scalar(name, row[name], row["epoch"])
         self.board.flush()
         self.fabric.print(" ".join(f"{name} {value}" for name, value in row.items()))
-
-
-def batch_norms(module: nn.Module) -> list[nn.BatchNorm2d]:
-    return [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
 
 
 def to_loader(samples: Samples, epochs: Epochs, machine: Machine, fabric: Fabric) -> DataLoader:

@@ -65,7 +65,6 @@ def config(data, tmp_path) -> Path:
                     "batch": 4,
                     "schedule": "cosine",
                     "ema": 0.9,
-                    "calibration": 1,
                 },
                 "phases": [
                     {"epochs": 2, "input_size": 32, "frozen_stages": 1},
@@ -78,8 +77,9 @@ def config(data, tmp_path) -> Path:
     return path
 
 
-def start(config: Path, output: Path) -> subprocess.Popen:
+def start(config: Path, output: Path, *changes: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "amma_core", "train", str(config), "--output", str(output)]
+    command += [word for change in changes for word in ("--set", change)]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -146,6 +146,19 @@ def test_a_trained_bundle_tells_its_record(config, tmp_path):
     assert 0 <= best.training["log"]["frame_map"] <= 100
     losses = [float(row["size"]) for row in epochs_logged(tmp_path / "run")]
     assert all(np.isfinite(losses))
+
+
+def test_a_one_clip_model_grows_on_with_its_statistics_kept(config, tmp_path):
+    finish(start(config, tmp_path / "short", "network.clips=1", "phases=[{epochs: 1, input_size: 32}]"))
+    parent = tmp_path / "short" / "last"
+    changes = [f"initial_model={parent}", "optimisation.frozen_norms=true", "optimisation.dropout=0.1"]
+    finish(start(config, tmp_path / "long", *changes, "phases=[{epochs: 1, input_size: 32}]"))
+    before, after = (bundle.load(path).build().state_dict() for path in (parent, tmp_path / "long" / "last"))
+    for name, value in before.items():
+        if name.endswith(("running_mean", "running_var")):
+            torch.testing.assert_close(after[name], value, msg=name)
+    assert not torch.allclose(after["shrink.0.weight"], before["shrink.0.weight"])
+    assert after["branches.center.0.weight"].shape[1] == 2 * before["branches.center.0.weight"].shape[1]
 
 
 def test_two_processes_train_one_network(config, tmp_path):
