@@ -20,6 +20,10 @@ FILL = (104, 114, 120)
 CROP_OVERLAPS = (None, 0.1, 0.3, 0.5, 0.7, 0.9, 0.0)
 """Least mean IoU of a crop with a tubelet, one drawn at random; None is no crop at all."""
 TRIALS = 50
+PASTE_MARGIN = 0.1
+"""Of its side, around the rectangle that is pasted."""
+PASTE_HIDES = 0.4
+"""Share of an action's box below a pasted rectangle from which on it does not count any more."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,9 @@ class Augmentation:
     crop_scale: float = 0.3
     """Least side of a crop as a share of the image's."""
 
+    paste: float = 0.0
+    """Probability that another video's actors are pasted in: ours, see :func:`paste`."""
+
     @classmethod
     def none(cls) -> "Augmentation":
         return cls(flip=0.0, photometric=0.0, expand=0.0, crop=0.0)
@@ -56,6 +63,19 @@ class View(NamedTuple):
     y2: float
     """In source pixels; beyond the image there is the mean colour."""
     mirrored: bool
+
+
+class Scene(NamedTuple):
+    """What the network sees of a stretch of video."""
+
+    images: NDArray[np.uint8]
+    """(n, S, S, 3) BGR."""
+    labels: NDArray[np.int64]
+    """(m,) classes of the actions."""
+    boxes: NDArray[np.float64]
+    """(m, k, 4) on each of the k key frames, in shares of the image's side."""
+    present: NDArray[np.bool_]
+    """(m, k) whether each action is there on each key frame."""
 
 
 def draw_view(rng: Generator, settings: Augmentation, width: int, height: int, tubelets: NDArray) -> View:
@@ -119,6 +139,34 @@ def move_boxes(boxes: NDArray, view: View, grid: float) -> NDArray[np.float64]:
     if view.mirrored:
         moved = np.stack([grid - moved[..., 2], moved[..., 1], grid - moved[..., 0], moved[..., 3]], axis=-1)
     return moved
+
+
+def paste(onto: Scene, other: Scene) -> Scene:
+    """Cut the rectangle in which the other scene's actors move out of it and put it where it was, onto this.
+
+    Both scenes' actions count then, but for those that are mostly hidden. An actor on strange ground can't be
+    told by the place (after ActorCutMix, Zou et al. 2021, and CutMix, Yun et al. 2019).
+    """
+    there = other.present.any(axis=1)
+    if not there.any():
+        return onto
+    boxes = other.boxes[there].reshape(-1, 4)
+    low, high = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
+    margin = PASTE_MARGIN * (high - low)
+    low, high = np.clip(low - margin, 0, 1), np.clip(high + margin, 0, 1)
+    (left, top), (right, bottom) = (np.rint(c * onto.images.shape[1]).astype(int) for c in (low, high))
+    images = onto.images.copy()
+    images[:, top:bottom, left:right] = other.images[:, top:bottom, left:right]
+
+    extent = np.clip(np.minimum(onto.boxes[..., 2:], high) - np.maximum(onto.boxes[..., :2], low), 0, None)
+    hidden = extent.prod(axis=-1) / (onto.boxes[..., 2:] - onto.boxes[..., :2]).prod(axis=-1)
+    kept = hidden.mean(axis=1) < PASTE_HIDES
+    return Scene(
+        images,
+        np.concatenate([onto.labels[kept], other.labels]),
+        np.concatenate([onto.boxes[kept], other.boxes]),
+        np.concatenate([onto.present[kept], other.present]),
+    )
 
 
 def change_colours(rng: Generator, settings: Augmentation, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -10,13 +10,23 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from amma_core.config import NetworkConfig
 from amma_core.data.cache import FrameCache
 from amma_core.data.dataset import Video
-from amma_core.training.augmentation import Augmentation, change_colours, draw_view, move_boxes, show
+from amma_core.training.augmentation import (
+    Augmentation,
+    Scene,
+    change_colours,
+    draw_view,
+    move_boxes,
+    paste,
+    show,
+)
 from amma_core.training.targets import Targets, join, window_targets
+from amma_core.types import Ints
 
 
 class Batch(NamedTuple):
@@ -68,31 +78,41 @@ class Samples:
     def __getitem__(self, request: Request) -> Batch:
         rng = np.random.default_rng((self.seed, request.epoch, request.number))
         video_index, candidates = self._index[request.number]
-        video = self.videos[video_index]
+        video, newest = self.videos[video_index], int(rng.choice(candidates))
         clips, length = self.network.clips, self.network.clip_length
-        keys = window_keys(video, int(rng.choice(candidates)), self.windows, clips, length)
+        keys = window_keys(video, newest, self.windows, clips, length)
         distinct, windows = np.unique(keys, return_inverse=True)
         windows = windows.reshape(keys.shape)
-
-        labels, boxes, present = boxes_at(video, distinct)
-        view = draw_view(rng, self.augmentation, video.width, video.height, boxes)
         frames, clip_frames = np.unique(clip_numbers(distinct, length), return_inverse=True)
+
+        size = request.input_size
+        scene = self._look(rng, video, frames, distinct, size)
+        if rng.random() < self.augmentation.paste:
+            other_index, candidates = self._index[rng.integers(len(self._index))]
+            other, shift = self.videos[other_index], int(rng.choice(candidates)) - newest
+            last = len(self.cache[other.name])
+            moved, moved_keys = (np.clip(numbers + shift, 1, last) for numbers in (frames, distinct))
+            scene = paste(scene, self._look(rng, other, moved, moved_keys, size))
+
+        grid = size // 8
+        targets = []
+        for window in windows:
+            here = scene.present[:, window[-1]]
+            boxes, labels = scene.boxes[here][:, window] * grid, scene.labels[here]
+            targets.append(window_targets(boxes, labels, self.network.num_classes, grid))
+        return Batch(scene.images[clip_frames.reshape(-1, length)], windows, join(targets))
+
+    def _look(self, rng: Generator, video: Video, frames: Ints, keys: Ints, size: int) -> Scene:
+        """Frames of a video, and what happens on some of them, through a view drawn at random."""
+        labels, boxes, present = boxes_at(video, keys)
+        view = draw_view(rng, self.augmentation, video.width, video.height, boxes)
         source = self.cache[video.name][frames - 1]
         # A cache may hold smaller frames than the video's; boxes are in the video's pixels.
         ratio = np.array([source.shape[2] / video.width, source.shape[1] / video.height])
         x1, y1, x2, y2 = np.array(view[:4]) * np.tile(ratio, 2)
-        images = show(source, view._replace(x1=x1, y1=y1, x2=x2, y2=y2), request.input_size)
+        images = show(source, view._replace(x1=x1, y1=y1, x2=x2, y2=y2), size)
         images = change_colours(rng, self.augmentation, images)
-
-        grid = request.input_size // 8
-        cells = move_boxes(boxes, view, grid)
-        targets = []
-        for window in windows:
-            here = present[:, window[-1]]
-            targets.append(
-                window_targets(cells[here][:, window], labels[here], self.network.num_classes, grid)
-            )
-        return Batch(images[clip_frames.reshape(-1, length)], windows, join(targets))
+        return Scene(images, labels, move_boxes(boxes, view, 1.0), present)
 
 
 def join_batches(batches: list[Batch]) -> Batch:

@@ -5,10 +5,12 @@ from amma_core.boxes import iou
 from amma_core.training.augmentation import (
     FILL,
     Augmentation,
+    Scene,
     View,
     change_colours,
     draw_view,
     move_boxes,
+    paste,
     show,
 )
 
@@ -140,3 +142,31 @@ def test_hue_turns_red_and_keeps_grey():
     assert all((grey == 90).all() for _, grey in changed)
     assert any((red != image[0, 0, 0]).any() for red, _ in changed)
     assert all(red[2] == 200 for red, _ in changed)  # within 18 degrees of red, red leads
+
+
+def scene(value: int, box: tuple, present: bool = True) -> Scene:
+    """A flat grey picture of 20 x 20 with one action, of class `value`, that stands still."""
+    images = np.full((3, 20, 20, 3), value, np.uint8)
+    boxes = np.tile(np.array(box, float), (1, 2, 1))
+    return Scene(images, np.array([value]), boxes, np.full((1, 2), present))
+
+
+def test_pasting_copies_the_actors_rectangle_and_keeps_both_actions():
+    both = paste(scene(1, (0.0, 0.0, 0.4, 0.4)), scene(2, (0.5, 0.5, 1.0, 0.7)))
+    # A tenth of its sides around the box: from 0.45 to the border, and from 0.48 to 0.72.
+    expected = np.full((20, 20), 1)
+    expected[10:14, 9:20] = 2
+    np.testing.assert_array_equal(both.images[..., 0], np.tile(expected, (3, 1, 1)))
+    assert both.labels.tolist() == [1, 2]
+    assert both.boxes[:, 0].tolist() == [[0.0, 0.0, 0.4, 0.4], [0.5, 0.5, 1.0, 0.7]]
+    assert both.present.all()
+
+
+def test_an_action_that_is_pasted_over_does_not_count():
+    covered = paste(scene(1, (0.5, 0.5, 0.9, 0.9)), scene(2, (0.4, 0.4, 0.9, 0.7)))
+    assert covered.labels.tolist() == [2]
+
+
+def test_nothing_is_pasted_of_a_scene_without_actions():
+    onto = scene(1, (0.0, 0.0, 0.4, 0.4))
+    assert paste(onto, scene(2, (0.5, 0.5, 1.0, 0.7), present=False)) is onto

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -112,6 +113,25 @@ def test_samples_depend_on_seed_and_epoch_alone(cache):
     assert (first.targets.heat == again.targets.heat).all()
     others = [some[Request(epoch, 1, 64)] for epoch in range(4, 12)]
     assert any(not np.array_equal(other.clips, first.clips) for other in others)
+
+
+def test_a_pasted_actor_moves_in_step_with_its_own_frames(cache):
+    """In every pasted sample, each frame shows the other video as many frames before its newest one."""
+    plain = samples(cache)
+    pasting = Samples(plain.videos, cache, plain.network, replace(Augmentation.none(), paste=1.0))
+    pairs = set()
+    for number in range(len(pasting)):
+        clips, windows, targets = pasting[Request(0, number, 64)]
+        # The pasted actor is the last; its box is around this pixel on the newest frame.
+        column, row = targets.cells[-1, -1] * 8
+        pixels = clips[windows[0]].astype(int)
+        shown, behind = pixels[:, :, row, column, 0], pixels[:, :, 0, 0, 0]
+        newest, own = shown[-1, -1], behind[-1, -1]
+        video = (newest - 1) // 16
+        steps = own - behind
+        assert (shown == np.maximum(newest - steps, 16 * video + 1)).all()
+        pairs.add(((own - 1) // 16, video))
+    assert {(0, 1), (1, 0)} <= pairs
 
 
 def test_joined_samples_keep_their_clips_and_targets(cache):
