@@ -46,7 +46,7 @@ def train(recipe: Recipe, folder: Path, weights_cache: Path) -> Path:
     """
     fabric = make_fabric(recipe.machine)
     dataset = load_dataset(recipe.data.annotations)
-    training, validation = hold_out(dataset.split(recipe.data.train), recipe.data, recipe.seed)
+    training, validation = hold_out(dataset.split(recipe.data.train), recipe.data)
     with fabric.rank_zero_first():
         folder.mkdir(parents=True, exist_ok=True)
         cache = open_or_build(
@@ -101,13 +101,17 @@ def make_fabric(machine: Machine) -> Fabric:
     return fabric
 
 
-def hold_out(videos: list[Video], data: Data, seed: int) -> tuple[list[Video], list[Video]]:
-    """Split by groups into what is trained on and what is validated on, the same way every time."""
+def hold_out(videos: list[Video], data: Data) -> tuple[list[Video], list[Video]]:
+    """Split by groups into what is trained on and what is validated on.
+
+    The same way for every seed: a run that starts from another run's model must not be validated on videos
+    that the other was trained on.
+    """
     matches = [re.match(data.group, video.name) if data.group else None for video in videos]
     groups = [match.group() if match else video.name for match, video in zip(matches, videos, strict=True)]
     names = sorted(set(groups))
     count = round(data.validation * len(names))
-    held = {names[i] for i in np.random.default_rng(seed).permutation(len(names))[:count]}
+    held = {names[i] for i in np.random.default_rng(0).permutation(len(names))[:count]}
     training = [video for video, group in zip(videos, groups, strict=True) if group not in held]
     if not training:
         raise AmmaError(f"data.validation is {data.validation}: nothing is left to train on")
