@@ -1,4 +1,8 @@
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -128,3 +132,14 @@ def test_command(model, dataset, tmp_path, capsys):
     assert main(["evaluate-model", *arguments]) == 0
     assert "22 frames" in capsys.readouterr().out
     assert main(["evaluate-model", *arguments, "--workers", "0"]) == 2
+
+
+def test_the_installed_program_starts_workers(model, dataset, tmp_path):
+    """Worker processes import the program's file anew, and must not run it."""
+    root = Path(__file__).parents[2]
+    arguments = [str(model), str(dataset), "--output", str(tmp_path), "--device", "cpu", "--workers", "2"]
+    command = [sys.executable, str(root / "scripts" / "amma"), "evaluate-model", *arguments]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "22 frames" in done.stdout
