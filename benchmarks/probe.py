@@ -3,7 +3,7 @@
     python benchmarks/probe.py RECIPE [--sizes 160 224] [--set data.annotations=PATH]
 
 Three frames of each video go through the recipe's appearance stream as its initial weights have it. A linear
-classifier learns their pooled features (1280 or 512 numbers) of the training videos, and names the actions of
+classifier learns their pooled features (512 to 1280 numbers) of the training videos, and names the actions of
 those that the recipe holds out. What training makes of the network should do better.
 """
 
@@ -39,6 +39,8 @@ def main() -> None:
     parser.add_argument("--weights-cache", type=Path, default=Path("runs/weights"))
     arguments = parser.parse_args()
     recipe = load_recipe(arguments.recipe, arguments.set)
+    if recipe.initial_weights is None:
+        parser.error(f"{arguments.recipe} has no initial_weights: add --set initial_weights=NAME")
     dataset = load_dataset(recipe.data.annotations)
     videos = dataset.split(recipe.data.train)
     training, held = hold_out(videos, recipe.data)

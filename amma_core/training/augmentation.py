@@ -45,7 +45,6 @@ class Augmentation:
     """Probability of drawing a crop at all (of which one in seven is still the whole image)."""
     crop_scale: float = 0.3
     """Least side of a crop as a share of the image's."""
-
     paste: float = 0.0
     """Probability that another video's actors are pasted in: ours, see :func:`paste`."""
 

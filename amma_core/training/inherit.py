@@ -28,12 +28,12 @@ def inherit(network: Amma, bundle: Bundle, labels: Sequence[str]) -> None:
     for name in ("backbone", "motion", "fusion_stages"):
         if getattr(ours, name) != getattr(theirs, name):
             raise AmmaError(
-                f"initial_weights: {bundle.path} has {name} {getattr(theirs, name)!r}, "
+                f"initial_model: {bundle.path} has {name} {getattr(theirs, name)!r}, "
                 f"but the recipe asks for {getattr(ours, name)!r}"
             )
     if theirs.clips not in (1, ours.clips):
         raise AmmaError(
-            f"initial_weights: {bundle.path} sees {theirs.clips} clips at once, the recipe's network "
+            f"initial_model: {bundle.path} sees {theirs.clips} clips at once, the recipe's network "
             f"{ours.clips}: take a model of as many clips, or of 1"
         )
     weights = bundle.build().state_dict()

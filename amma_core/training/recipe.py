@@ -105,7 +105,7 @@ class Recipe:
     """A name of `amma_core.training.initial_weights.PACKAGES`, a checkpoint file, or null for random ones."""
     initial_model: str | None = None
     """A trained model to start from instead, by name or folder: one of the same backbone, with as many clips
-    or one clip, and any labels."""
+    or one clip, and any labels. `initial_weights` and `appearance_share` do not count then."""
     appearance_share: list[float] | None = None
     """Initial share of the appearance in each fusion; null starts all at the paper's 0.6. A larger one
     disturbs pre-trained appearance stages less, which matters where they are frozen."""

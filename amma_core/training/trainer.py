@@ -58,11 +58,12 @@ def train(recipe: Recipe, folder: Path, weights_cache: Path) -> Path:
     network = Amma(config)
     if recipe.initial_model is not None:
         inherit(network, bundle.load(recipe.initial_model), dataset.labels)
-    elif recipe.initial_weights is not None:
-        with fabric.rank_zero_first():
-            load_initial_weights(network, recipe.initial_weights, weights_cache)
-    if recipe.appearance_share is not None and recipe.initial_model is None:
-        network.backbone.appearance_share.data.copy_(torch.tensor(recipe.appearance_share))
+    else:
+        if recipe.initial_weights is not None:
+            with fabric.rank_zero_first():
+                load_initial_weights(network, recipe.initial_weights, weights_cache)
+        if recipe.appearance_share is not None:
+            network.backbone.appearance_share.data.copy_(torch.tensor(recipe.appearance_share))
     network.to(fabric.device, memory_format=torch.channels_last)
     if fabric.device.type == "cpu":
         spare_slow_kernels(network)
