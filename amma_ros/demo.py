@@ -46,6 +46,8 @@ PATIENCE_TO_LOSE = 2.0
 PATIENCE_TO_END = 10.0
 SHOWN = 3
 """Detections of a frame on the screen at most, the best ones."""
+FALL_BEHIND = 300
+"""Images that may wait to be filmed: on a busy machine filming is slower than looking at them."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -184,8 +186,8 @@ class Witness:
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self._node)
         deep = QoSProfile(depth=1000)
-        self._listen("image", Image, self._on_image, QoSProfile(depth=100))
-        self._listen("annotated_image", Image, self._on_annotated, QoSProfile(depth=100))
+        self._listen("image", Image, self._on_image, QoSProfile(depth=FALL_BEHIND))
+        self._listen("annotated_image", Image, self._on_annotated, QoSProfile(depth=FALL_BEHIND))
         self._listen("detections", Detection2DArray, self._on_detections, deep, recorded=True)
         self._listen("action_tubes", ActionTubeArray, self._on_tubes, deep, recorded=True)
         self._listen("label_info", LabelInfo, lambda data: None, LATCHED, recorded=True)
