@@ -4,7 +4,7 @@
     python -m amma_ros.demo --video 0          a camera, until Ctrl-C
 
 The nodes run as processes of their own, in a namespace of this run, and this program sees nothing but what
-they publish. A file is played as fast as it is consumed, so that no frame is lost.
+they publish. A file is played as fast as this program shows it, so that no frame is lost.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -44,10 +44,8 @@ PATIENCE_TO_START = 120.0
 PATIENCE_TO_ANSWER = 60.0
 PATIENCE_TO_LOSE = 2.0
 PATIENCE_TO_END = 10.0
-SHOWN = 3
+BEST = 3
 """Detections of a frame on the screen at most, the best ones."""
-FALL_BEHIND = 300
-"""Images that may wait to be filmed: on a busy machine filming is slower than looking at them."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -85,8 +83,12 @@ def play(video: str, model: str | None, output: Path, bag: Path) -> None:
     with ExitStack() as stack:
         rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
         stack.callback(rclpy.try_shutdown)
+        # Enough images under way that the detector never waits. The next one is sent when one has come out at
+        # the end, filmed, so no queue ever needs more room than this: the slowest part sets the pace.
+        in_flight = 3 * loaded.network.clip_length
         witness = Witness(
             namespace,
+            in_flight,
             record=stack.enter_context(BagWriter(bag)),
             film=lambda size: stack.enter_context(
                 VideoWriter(output, size, source.fps if source else USUAL_FPS)
@@ -95,12 +97,8 @@ def play(video: str, model: str | None, output: Path, bag: Path) -> None:
         )
         graph = stack.enter_context(Graph(namespace, settings))
 
-        # Enough frames under way that the detector never waits, and room for more: who draws and films them
-        # is not waited for, and may fall behind for a while.
-        in_flight = 3 * loaded.network.clip_length
-        room = 4 * in_flight
-        images = {"qos.image.depth": room, "qos.image.reliability": "reliable"}
-        drawn = {"qos.annotated_image.depth": room, "max_waiting": 2 * room}
+        images = {"qos.image.depth": in_flight, "qos.image.reliability": "reliable"}
+        drawn = {"qos.annotated_image.depth": in_flight, "max_waiting": in_flight}
         say(f"Starting the nodes in the namespace {namespace} with the model '{loaded.name}' ...")
         say(_warning(loaded))
         graph.start("detector_node", model=str(loaded.path), queue_depth=in_flight, **images)
@@ -112,7 +110,9 @@ def play(video: str, model: str | None, output: Path, bag: Path) -> None:
         say(f"Playing {f'camera {video} until Ctrl-C' if camera else video} ...")
         pace = {} if camera else {"pace": "consumed", "max_in_flight": in_flight}
         start = time.monotonic()
-        graph.start("video_publisher", source=video, wait_for_subscribers=3, **images, **pace)
+        graph.start(
+            "video_publisher", {"detections": "shown"}, source=video, wait_for_subscribers=3, **images, **pace
+        )
         try:
             if not _wait(witness, graph, graph.video_is_over, PATIENCE_TO_ANSWER):
                 raise AmmaError(
@@ -138,8 +138,9 @@ class Graph:
         self._common = ["--params-file", str(settings), "-r", f"__ns:={namespace}"]
         self._processes: dict[str, subprocess.Popen] = {}
 
-    def start(self, name: str, **values) -> None:
+    def start(self, name: str, remapped: Mapping[str, str] | None = None, **values) -> None:
         given = [word for key, value in values.items() for word in ("-p", f"{key}:={json.dumps(value)}")]
+        given += [word for old, new in (remapped or {}).items() for word in ("-r", f"{old}:={new}")]
         command = [sys.executable, "-m", f"amma_ros.{name}", "--ros-args", *self._common, *given]
         # In a session of its own: Ctrl-C on the terminal is for this program to pass on.
         self._processes[name] = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
@@ -170,14 +171,18 @@ class Graph:
 
 
 class Witness:
-    """Sees what the nodes publish: prints it, records it, and counts."""
+    """Sees what the nodes publish: prints it, records it, films it, and counts.
 
-    def __init__(self, namespace: str, record: BagWriter, film: Callable, total: int | None):
+    The topic ``shown`` says which images are through all of that: an answer without detections, by the stamp.
+    """
+
+    def __init__(self, namespace: str, depth: int, record: BagWriter, film: Callable, total: int | None):
         self._record, self._make_film, self._film, self._total = record, film, None, total
         self.sent: list[int] = []
         """Stamps of the images, of their detections, and of the images in the video."""
         self.answered: list[int] = []
         self.filmed: list[int] = []
+        self._told = 0
         self.detections = 0
         self.tubes: dict[str, int] = {}
         """State of every tube by its id."""
@@ -186,8 +191,9 @@ class Witness:
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self._node)
         deep = QoSProfile(depth=1000)
-        self._listen("image", Image, self._on_image, QoSProfile(depth=FALL_BEHIND))
-        self._listen("annotated_image", Image, self._on_annotated, QoSProfile(depth=FALL_BEHIND))
+        self._shown = self._node.create_publisher(Detection2DArray, "shown", deep)
+        self._listen("image", Image, self._on_image, QoSProfile(depth=depth))
+        self._listen("annotated_image", Image, self._on_annotated, QoSProfile(depth=depth))
         self._listen("detections", Detection2DArray, self._on_detections, deep, recorded=True)
         self._listen("action_tubes", ActionTubeArray, self._on_tubes, deep, recorded=True)
         self._listen("label_info", LabelInfo, lambda data: None, LATCHED, recorded=True)
@@ -203,6 +209,7 @@ class Witness:
             if recorded:
                 self._record.write(f"/{topic}", _stamp(data), data)
             take(data)
+            self._tell_shown()
 
         self._node.create_subscription(kind, topic, hear, qos, raw=True)
 
@@ -227,6 +234,12 @@ class Witness:
             f"{len(self.sent)} images, {len(self.answered)} answered with {self.detections} detections in "
             f"{len(self.tubes)} action tubes, {len(self.filmed)} drawn"
         )
+
+    def _tell_shown(self) -> None:
+        through = min(len(self.sent), len(self.answered), len(self.filmed))
+        for stamp in self.filmed[self._told : through]:
+            self._shown.publish(Detection2DArray(header=Header(stamp=conversions.to_stamp(stamp))))
+        self._told = through
 
     def _on_image(self, data: bytes) -> None:
         self.sent.append(_stamp(data))
@@ -257,9 +270,9 @@ def _sentence(message: Detection2DArray) -> str:
     best = scores.argsort()[::-1]
     words = [
         f"{labels[i]} {scores[i]:.2f} #{tubes[i]} [{' '.join(f'{value:.0f}' for value in boxes[i])}]"
-        for i in best[:SHOWN]
+        for i in best[:BEST]
     ]
-    more = [f"and {len(best) - SHOWN} more"] if len(best) > SHOWN else []
+    more = [f"and {len(best) - BEST} more"] if len(best) > BEST else []
     return "  ".join(words + more) or "-"
 
 
