@@ -4,11 +4,13 @@
 
 Three frames of each video go through the recipe's appearance stream as its initial weights have it. A linear
 classifier learns their pooled features (512 to 1280 numbers) of the training videos, and names the actions of
-those that the recipe holds out. What training makes of the network should do better.
+those that the recipe holds out. What training makes of the network should do better. If the recipe has a
+teacher, its features are put to the same test: they are kept in a file of their own beside the training's.
 """
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +23,12 @@ from amma_core.data.dataset import Video, load_dataset
 from amma_core.network import Amma
 from amma_core.network.micro_motion import normalise
 from amma_core.training.augmentation import View, show
+from amma_core.training.hints import Hints, open_or_make
 from amma_core.training.initial_weights import load_initial_weights
 from amma_core.training.recipe import load_recipe
 from amma_core.training.samples import action_frames
 from amma_core.training.trainer import hold_out, new_layers
+from amma_core.types import Ints
 
 STEPS = 300
 
@@ -51,32 +55,50 @@ def main() -> None:
     print(f"{recipe.initial_weights}, {len(training)} videos to learn from, {len(held)} held out")
     print("size   right of the frames [%]   right of the videos [%]")
     rows = []
-    for size in arguments.sizes:
+    looks = {str(size): partial(features, network, cache, size=size) for size in arguments.sizes}
+    if recipe.teacher is not None:
+        file = Path(recipe.teacher).with_suffix(".probe.npz")
+        hints = open_or_make(file, training + held, cache, arguments.weights_cache, torch.device("cpu"))
+        looks["I3D"] = partial(features_of_teacher, hints)
+    for name, look in looks.items():
         torch.manual_seed(recipe.seed)
-        known, unknown = (features(network, cache, part, size) for part in (training, held))
-        logits = classify(*known, unknown[0], len(dataset.labels))
-        frames, by_video = accuracy(logits, unknown[1])
-        rows.append({"size": size, "frames": frames, "videos": by_video})
-        print(f"{size:4}   {frames:23.1f}   {by_video:23.1f}")
+        known, unknown = look(training), look(held)
+        logits = classify(known, labels_of(training), unknown, len(dataset.labels))
+        frames, by_video = accuracy(logits, labels_of(held))
+        rows.append({"size": name, "frames": frames, "videos": by_video})
+        print(f"{name:4}   {frames:23.1f}   {by_video:23.1f}")
     print(json.dumps(rows))
 
 
 @torch.inference_mode()
-def features(network: Amma, cache: FrameCache, videos: list[Video], size: int) -> tuple[Tensor, Tensor]:
-    """(V, 3, C) features of three frames of each of V videos, and (V,) labels."""
+def features(network: Amma, cache: FrameCache, videos: list[Video], size: int) -> Tensor:
+    """(V, 3, C) features of three frames of each of V videos."""
     stages = list(network.backbone.appearance)
     without_start = len(new_layers(network))
     stages[-1] = stages[-1][: len(stages[-1]) - without_start]
     found = []
     for video in tqdm(videos, desc=f"{size} pixels", unit="video"):
-        numbers = action_frames(video)
-        frames = cache[video.name][numbers[len(numbers) * np.arange(1, 4) // 4] - 1]
+        frames = cache[video.name][three_frames(video) - 1]
         whole = View(0.0, 0.0, frames.shape[2], frames.shape[1], False)
         x = normalise(torch.from_numpy(show(frames, whole, size)).permute(0, 3, 1, 2))
         for stage in stages:
             x = stage(x)
         found.append(x.mean((2, 3)))
-    return torch.stack(found), torch.tensor([video.tubes[0].label for video in videos])
+    return torch.stack(found)
+
+
+def features_of_teacher(hints: Hints, videos: list[Video]) -> Tensor:
+    """(V, 3, 1024) what the teacher makes of the first action around the same frames."""
+    return torch.stack([torch.from_numpy(hints.at(v.name, three_frames(v))[0]) for v in videos])
+
+
+def three_frames(video: Video) -> Ints:
+    numbers = action_frames(video)
+    return numbers[len(numbers) * np.arange(1, 4) // 4]
+
+
+def labels_of(videos: list[Video]) -> Tensor:
+    return torch.tensor([video.tubes[0].label for video in videos])
 
 
 def classify(known: Tensor, labels: Tensor, unknown: Tensor, classes: int) -> Tensor:

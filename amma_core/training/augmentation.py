@@ -75,6 +75,8 @@ class Scene(NamedTuple):
     """(m, k, 4) on each of the k key frames, in shares of the image's side."""
     present: NDArray[np.bool_]
     """(m, k) whether each action is there on each key frame."""
+    hints: NDArray[np.float32]
+    """(m, k, D) what a teacher makes of each action around each key frame."""
 
 
 def draw_view(rng: Generator, settings: Augmentation, width: int, height: int, tubelets: NDArray) -> View:
@@ -160,12 +162,8 @@ def paste(onto: Scene, other: Scene) -> Scene:
     extent = np.clip(np.minimum(onto.boxes[..., 2:], high) - np.maximum(onto.boxes[..., :2], low), 0, None)
     hidden = extent.prod(axis=-1) / (onto.boxes[..., 2:] - onto.boxes[..., :2]).prod(axis=-1)
     kept = hidden.mean(axis=1) < PASTE_HIDES
-    return Scene(
-        images,
-        np.concatenate([onto.labels[kept], other.labels]),
-        np.concatenate([onto.boxes[kept], other.boxes]),
-        np.concatenate([onto.present[kept], other.present]),
-    )
+    joined = (np.concatenate([ours[kept], theirs]) for ours, theirs in zip(onto[1:], other[1:], strict=True))
+    return Scene(images, *joined)
 
 
 def change_colours(rng: Generator, settings: Augmentation, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:

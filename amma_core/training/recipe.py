@@ -69,6 +69,8 @@ class Optimisation:
     """Weight of the box loss."""
     label_weight: float = 0.0
     """Weight of our own loss that lets the classes compete at the centres; the paper has none."""
+    hint_weight: float = 10.0
+    """Weight of our own loss that reads the teacher's features, where the recipe has a `teacher`."""
     label_smoothing: float = 0.0
     """Share of that loss's target that is spread over all classes."""
     dropout: float = 0.0
@@ -106,6 +108,9 @@ class Recipe:
     initial_model: str | None = None
     """A trained model to start from instead, by name or folder: one of the same backbone, with as many clips
     or one clip, and any labels. `initial_weights` and `appearance_share` do not count then."""
+    teacher: str | None = None
+    """A file for the features of a video network that knows Kinetics-400 (I3D): the actions' features are to
+    be read off the network's own at their centres, besides their labels. It is made if it isn't there."""
     appearance_share: list[float] | None = None
     """Initial share of the appearance in each fusion; null starts all at the paper's 0.6. A larger one
     disturbs pre-trained appearance stages less, which matters where they are frozen."""

@@ -25,6 +25,7 @@ from amma_core.training.augmentation import (
     paste,
     show,
 )
+from amma_core.training.hints import Hints
 from amma_core.training.targets import Targets, join, window_targets
 from amma_core.types import Ints
 
@@ -51,7 +52,7 @@ class Samples:
 
     An epoch has one sample for every `stride` frames with actions (at least one per video), and each sample
     has up to `windows` windows. The paper's recipe, every frame a key frame once per epoch, is a stride of 1
-    and one window. Whatever is random depends on `seed`.
+    and one window. Whatever is random depends on `seed`. With `hints`, targets have a teacher's features.
     """
 
     videos: list[Video]
@@ -61,6 +62,7 @@ class Samples:
     windows: int = 1
     stride: int = 1
     seed: int = 0
+    hints: Hints | None = None
 
     def __post_init__(self):
         index = []
@@ -99,7 +101,8 @@ class Samples:
         for window in windows:
             here = scene.present[:, window[-1]]
             boxes, labels = scene.boxes[here][:, window] * grid, scene.labels[here]
-            targets.append(window_targets(boxes, labels, self.network.num_classes, grid))
+            hints = scene.hints[here][:, window].mean(axis=1)
+            targets.append(window_targets(boxes, labels, self.network.num_classes, grid, hints))
         return Batch(scene.images[clip_frames.reshape(-1, length)], windows, join(targets))
 
     def _look(self, rng: Generator, video: Video, frames: Ints, keys: Ints, size: int) -> Scene:
@@ -112,7 +115,8 @@ class Samples:
         x1, y1, x2, y2 = np.array(view[:4]) * np.tile(ratio, 2)
         images = show(source, view._replace(x1=x1, y1=y1, x2=x2, y2=y2), size)
         images = change_colours(rng, self.augmentation, images)
-        return Scene(images, labels, move_boxes(boxes, view, 1.0), present)
+        hints = np.zeros((*present.shape, 0)) if self.hints is None else self.hints.at(video.name, keys)
+        return Scene(images, labels, move_boxes(boxes, view, 1.0), present, hints)
 
 
 def join_batches(batches: list[Batch]) -> Batch:

@@ -23,10 +23,15 @@ class Targets(NamedTuple):
     """(P, K, 2) centre on each key frame minus the newest centre's cell: (dx, dy) in cells."""
     size: NDArray[np.float32]
     """(P, K, 2) width and height on each key frame, in cells."""
+    hints: NDArray[np.float32]
+    """(P, D) what a teacher makes of each action; without a teacher, D is 0."""
 
 
-def window_targets(boxes: NDArray, labels: NDArray, classes: int, grid: int) -> Targets:
-    """Targets of one window: `boxes` (n, K, 4) in cells, oldest key frame first, and `labels` (n,).
+def window_targets(
+    boxes: NDArray, labels: NDArray, classes: int, grid: int, hints: NDArray | None = None
+) -> Targets:
+    """Targets of one window: boxes (n, K, 4) in cells, oldest key frame first, labels (n,),
+    hints (n, D).
 
     Boxes are clipped to the grid. Actions whose centre on the newest key frame lies outside of it, or whose
     box there has no area left, are left out.
@@ -35,7 +40,8 @@ def window_targets(boxes: NDArray, labels: NDArray, classes: int, grid: int) -> 
     clipped = np.clip(boxes, 0, grid)
     size = clipped[..., 2:] - clipped[..., :2]
     seen = ((centre >= 0) & (centre <= grid) & (size[:, -1] > 0)).all(axis=1)
-    clipped, size, labels = clipped[seen], size[seen], labels[seen]
+    hints = np.zeros((len(labels), 0)) if hints is None else hints
+    clipped, size, labels, hints = clipped[seen], size[seen], labels[seen], hints[seen]
 
     centres = (clipped[..., :2] + clipped[..., 2:]) / 2
     cells = np.clip(np.rint(centres), 0, grid - 1).astype(np.int64)
@@ -44,8 +50,8 @@ def window_targets(boxes: NDArray, labels: NDArray, classes: int, grid: int) -> 
         draw_gaussian(heat[label], cell, gaussian_radius(*np.ceil(extent)))
     movement = centres - cells[:, -1:]
     window = np.zeros(len(labels), np.int64)
-    labels = labels.astype(np.int64)
-    return Targets(heat[None], window, labels, cells, movement.astype(np.float32), size.astype(np.float32))
+    real = (values.astype(np.float32) for values in (movement, size, hints))
+    return Targets(heat[None], window, labels.astype(np.int64), cells, *real)
 
 
 def join(targets: list[Targets]) -> Targets:

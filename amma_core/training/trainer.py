@@ -24,11 +24,13 @@ from amma_core.data.cache import FrameCache, open_or_build
 from amma_core.data.dataset import Video, load_dataset
 from amma_core.errors import AmmaError
 from amma_core.network import Amma
+from amma_core.network.heads import HIDDEN_CHANNELS
 from amma_core.network.micro_motion import enlarge
 from amma_core.training.cpu import spare_slow_kernels
+from amma_core.training.hints import open_or_make
 from amma_core.training.inherit import inherit
 from amma_core.training.initial_weights import load_initial_weights
-from amma_core.training.losses import Losses, losses
+from amma_core.training.losses import Losses, disagreement, losses
 from amma_core.training.recipe import Data, Machine, Optimisation, Phase, Recipe
 from amma_core.training.samples import Batch, Request, Samples, join_batches
 from amma_core.training.targets import Targets
@@ -36,6 +38,8 @@ from amma_core.training.validation import validate
 
 CHECKPOINT = "last.ckpt"
 LOG = "log.csv"
+READER_HURRY = 5.0
+"""Learning rate of the layer that reads a teacher's features, as a factor: it starts from nothing."""
 
 
 def train(recipe: Recipe, folder: Path, weights_cache: Path) -> Path:
@@ -68,6 +72,10 @@ def train(recipe: Recipe, folder: Path, weights_cache: Path) -> Path:
     if fabric.device.type == "cpu":
         spare_slow_kernels(network)
 
+    hints = None
+    if recipe.teacher is not None:
+        with fabric.rank_zero_first():
+            hints = open_or_make(Path(recipe.teacher), training, cache, weights_cache, fabric.device)
     samples = Samples(
         training,
         cache,
@@ -76,6 +84,7 @@ def train(recipe: Recipe, folder: Path, weights_cache: Path) -> Path:
         recipe.sampling.windows,
         recipe.sampling.stride,
         recipe.seed,
+        hints,
     )
     run = Run(fabric, recipe, network, samples, validation, cache, folder)
     run.resume()
@@ -122,9 +131,16 @@ def hold_out(videos: list[Video], data: Data) -> tuple[list[Video], list[Video]]
 class Step(nn.Module):
     """A network and its losses as one module, which is what several processes have to share."""
 
-    def __init__(self, network: Amma, dropout: float = 0.0, label_smoothing: float = 0.0):
+    def __init__(
+        self,
+        network: Amma,
+        dropout: float = 0.0,
+        label_smoothing: float = 0.0,
+        reader: nn.Module | None = None,
+    ):
         super().__init__()
         self.network = network
+        self.reader = reader
         self.dropout = dropout
         self.label_smoothing = label_smoothing
 
@@ -134,7 +150,20 @@ class Step(nn.Module):
         coarse = F.dropout2d(self.network.encode(clips), self.dropout)
         # As Amma.head, but every clip is enlarged once and not once per window.
         fine = enlarge(coarse, config.grid, config.upsample)
-        return losses(self.network.branches(fine[windows]), *targets, self.label_smoothing)
+        features = fine[windows]
+        found = losses(self.network.branches(features), targets, self.label_smoothing)
+        if self.reader is None:
+            return found
+        read = self.reader(self._hidden(features, targets))
+        return found._replace(hint=disagreement(read, targets.hints))
+
+    def _hidden(self, features: Tensor, targets: Targets) -> Tensor:
+        """(P, 256) what the center branch's classes are told from, at the actions' newest centres."""
+        columns, rows = (cell[:, None, None] for cell in targets.cells[:, -1].unbind(dim=1))
+        three = torch.arange(3, device=features.device)
+        framed = F.pad(features.flatten(1, 2), (1, 1, 1, 1))
+        around = framed[targets.window[:, None, None], :, rows + three[:, None], columns + three]
+        return self.network.branches.center[:2](around.permute(0, 3, 1, 2))[:, :, 1, 1]
 
 
 class Average:
@@ -209,7 +238,10 @@ class Run:
         self.validation, self.cache = validation, cache
         self.final_config = network.config
         settings = recipe.optimisation
-        self.optimizer = fabric.setup_optimizers(make_optimizer(network, settings))
+        self.reader = nn.Linear(HIDDEN_CHANNELS, samples.hints.channels) if samples.hints else None
+        if self.reader:
+            self.reader.to(fabric.device)
+        self.optimizer = fabric.setup_optimizers(make_optimizer(network, settings, self.reader))
         self.average = Average(network, settings.ema) if settings.ema else None
         self.epochs = Epochs(len(samples), recipe, fabric)
         self.loader = to_loader(samples, self.epochs, recipe.machine, fabric)
@@ -227,6 +259,8 @@ class Run:
             self.optimizer.load_state_dict(state["optimizer"])
             if self.average:
                 self.average.load_state_dict(state["average"])
+            if self.reader:
+                self.reader.load_state_dict(state["reader"])
         except (KeyError, RuntimeError, ValueError):
             raise AmmaError(
                 f"{path} is of a run with another network or optimizer: choose another --output or delete it"
@@ -270,12 +304,12 @@ class Run:
         freeze(self.network, phase.frozen_stages)
         self.network.config = replace(self.final_config, input_size=phase.input_size)
         settings = self.recipe.optimisation
-        step = Step(self.network, settings.dropout, settings.label_smoothing)
+        step = Step(self.network, settings.dropout, settings.label_smoothing, self.reader)
         return self.fabric.setup_module(step, move_to_device=False)
 
     def _epoch(self, epoch: int, step: nn.Module) -> dict:
         settings = self.recipe.optimisation
-        weights = settings.box_weight, settings.label_weight
+        weights = settings.box_weight, settings.label_weight, settings.hint_weight
         self.network.train()
         if settings.frozen_norms:
             for module in self.network.modules():
@@ -337,6 +371,7 @@ class Run:
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.state_dict() if self.average else {},
+            "reader": self.reader.state_dict() if self.reader else {},
             "progress": tuple(self.progress),
         }
         partial = self.folder / (CHECKPOINT + ".partial")
@@ -403,7 +438,9 @@ def new_layers(network: Amma) -> list[nn.Module]:
     return list(last[-2:]) if isinstance(last[-1], nn.BatchNorm2d) else []
 
 
-def make_optimizer(network: Amma, settings: Optimisation) -> torch.optim.Optimizer:
+def make_optimizer(
+    network: Amma, settings: Optimisation, reader: nn.Module | None = None
+) -> torch.optim.Optimizer:
     """Adam or AdamW; vectors (biases, batch norms, shares) are not decayed."""
     kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
     if settings.name not in kinds:
@@ -423,6 +460,8 @@ def make_optimizer(network: Amma, settings: Optimisation) -> torch.optim.Optimiz
             groups.append(
                 {"params": parameters, "weight_decay": decay, "factor": slower if of_backbone else 1.0}
             )
+    if reader is not None:
+        groups.append({"params": list(reader.parameters()), "weight_decay": 0.0, "factor": READER_HURRY})
     return kinds[settings.name](groups, lr=settings.rate)
 
 

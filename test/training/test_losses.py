@@ -4,7 +4,10 @@ import pytest
 import torch
 
 from amma_core.network import Maps
-from amma_core.training.losses import Losses, confusion, focal, losses
+from amma_core.training.losses import Losses, confusion, disagreement, focal, losses
+from amma_core.training.targets import Targets
+
+NO_HINTS = torch.zeros(1, 0)
 
 
 def test_focal_loss_by_hand():
@@ -48,12 +51,11 @@ def test_movement_is_read_at_the_newest_cell_and_size_at_each_own():
     window, labels = torch.tensor([1]), torch.tensor([0])
     movement = torch.tensor([[[1023.0, 1123.0], [1223.0, 1323.0]]])
     size = torch.tensor([[[1010.0, 1110.0], [1223.0, 1323.0]]])
-    exact = losses(maps_of(2, 4), torch.zeros(2, 1, 4, 4), window, labels, cells, movement, size)
+    targets = Targets(torch.zeros(2, 1, 4, 4), window, labels, cells, movement, size, NO_HINTS)
+    exact = losses(maps_of(2, 4), targets)
     assert exact.movement == 0
     assert exact.size == 0
-    off = losses(
-        maps_of(2, 4), torch.zeros(2, 1, 4, 4), window, labels, cells, movement + 2, size - torch.eye(2)
-    )
+    off = losses(maps_of(2, 4), targets._replace(movement=movement + 2, size=size - torch.eye(2)))
     assert off.movement == 2
     assert off.size == 0.5  # two of the four numbers are off by one
 
@@ -62,7 +64,9 @@ def test_without_actions_only_the_center_branch_is_judged():
     none = torch.zeros(0, 2, 2)
     maps = maps_of(2, 4)
     maps.movement.requires_grad_()
-    parts = losses(maps, torch.zeros(2, 1, 4, 4), *[none[:, 0, 0].long()] * 2, none.long(), none, none)
+    numbers = none[:, 0, 0].long()
+    targets = Targets(torch.zeros(2, 1, 4, 4), numbers, numbers, none.long(), none, none, NO_HINTS)
+    parts = losses(maps, targets)
     assert parts.movement == 0
     assert parts.size == 0
     parts.total(label_weight=1.0).backward()
@@ -76,17 +80,27 @@ def test_classes_compete_at_the_newest_centre():
     nothing = torch.zeros(1, 2, 2)
     maps = Maps(heat, torch.zeros(1, 4, 3, 3), torch.zeros(1, 4, 3, 3))
     first, second = torch.tensor([0]), torch.tensor([1])
-    right = losses(maps, torch.zeros(1, 2, 3, 3), first, first, cells, nothing, nothing)
-    wrong = losses(maps, torch.zeros(1, 2, 3, 3), first, second, cells, nothing, nothing)
+    targets = Targets(torch.zeros(1, 2, 3, 3), first, first, cells, nothing, nothing, NO_HINTS)
+    right, wrong = losses(maps, targets), losses(maps, targets._replace(labels=second))
     assert right.label.item() == pytest.approx(-math.log(4 / 5), rel=1e-5)
     assert wrong.label.item() == pytest.approx(-math.log(1 / 5), rel=1e-5)
 
 
-def test_total_weighs_the_box_loss_by_a_tenth_and_the_labels_as_asked():
-    parts = Losses(*torch.tensor([1.0, 2.0, 3.0, 4.0]))
+def test_total_weighs_the_box_loss_by_a_tenth_and_our_own_as_asked():
+    parts = Losses(*torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]))
     assert parts.total() == pytest.approx(3.3)
     assert parts.total(label_weight=0.5) == pytest.approx(5.3)
     assert parts.total(box_weight=0.4) == pytest.approx(4.2)
+    assert parts.total(hint_weight=2.0) == pytest.approx(13.3)
+
+
+def test_hints_count_by_the_mean_squared_difference():
+    read = torch.tensor([[1.0, 2.0], [0.0, 0.0]])
+    assert disagreement(read, torch.tensor([[1.0, 0.0], [3.0, 0.0]])).item() == (4 + 9) / 4
+    nothing = torch.zeros(0, 2, requires_grad=True)
+    loss = disagreement(nothing, torch.zeros(0, 2))
+    assert loss.item() == 0
+    loss.backward()  # part of the graph, which several processes need
 
 
 def test_label_smoothing_spreads_the_target_over_all_classes():

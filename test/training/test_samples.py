@@ -8,6 +8,7 @@ from amma_core.config import NetworkConfig
 from amma_core.data.cache import FrameCache
 from amma_core.data.dataset import ActionTube, Video
 from amma_core.training.augmentation import Augmentation
+from amma_core.training.hints import Hints
 from amma_core.training.samples import (
     Request,
     Samples,
@@ -132,6 +133,17 @@ def test_a_pasted_actor_moves_in_step_with_its_own_frames(cache):
         assert (shown == np.maximum(newest - steps, 16 * video + 1)).all()
         pairs.add(((own - 1) // 16, video))
     assert {(0, 1), (1, 0)} <= pairs
+
+
+def test_hints_are_the_mean_over_the_clips_of_the_window(cache):
+    steps = np.array([[[0.0, 5.0], [2.0, 5.0]]])  # 12 frames are two steps
+    hints = Hints({"v": steps, "w": steps})
+    some = samples(cache, hints=hints)
+    # The twelfth sample ends at frame 12: key frames 4, 8 and 12, the first two in the first step.
+    first, second = hints.at("v", np.array([1, 9]))[0]
+    targets = some[Request(0, 11, 64)].targets
+    assert targets.hints.shape == (1, 2)
+    np.testing.assert_allclose(targets.hints[0], (2 * first + second) / 3, atol=1e-6)
 
 
 def test_joined_samples_keep_their_clips_and_targets(cache):
