@@ -187,11 +187,11 @@ class Witness:
         self.tubes: dict[str, int] = {}
         """State of every tube by its id."""
         self.heard = time.monotonic()
-        self._node = Node("witness", namespace=namespace)
+        self.node = Node("witness", namespace=namespace)
         self._executor = SingleThreadedExecutor()
-        self._executor.add_node(self._node)
+        self._executor.add_node(self.node)
         deep = QoSProfile(depth=1000)
-        self._shown = self._node.create_publisher(Detection2DArray, "shown", deep)
+        self._shown = self.node.create_publisher(Detection2DArray, "shown", deep)
         self._listen("image", Image, self._on_image, QoSProfile(depth=depth))
         self._listen("annotated_image", Image, self._on_annotated, QoSProfile(depth=depth))
         self._listen("detections", Detection2DArray, self._on_detections, deep, recorded=True)
@@ -211,7 +211,7 @@ class Witness:
             take(data)
             self._tell_shown()
 
-        self._node.create_subscription(kind, topic, hear, qos, raw=True)
+        self.node.create_subscription(kind, topic, hear, qos, raw=True)
 
     def spin(self) -> None:
         self._executor.spin_once(timeout_sec=0.1)
@@ -220,8 +220,8 @@ class Witness:
         """Whether all nodes are there and have found each other, as far as one can see from here."""
         publishers = ("tubelets", "detections", "action_tubes", "annotated_image")
         subscribers = {"image": 3, "tubelets": 1, "detections": 2}
-        return all(self._node.count_publishers(topic) for topic in publishers) and all(
-            self._node.count_subscribers(topic) >= count for topic, count in subscribers.items()
+        return all(self.node.count_publishers(topic) for topic in publishers) and all(
+            self.node.count_subscribers(topic) >= count for topic, count in subscribers.items()
         )
 
     def has_all(self) -> bool:

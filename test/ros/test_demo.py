@@ -7,9 +7,16 @@ import sys
 import cv2
 import numpy as np
 import pytest
+from builtin_interfaces.msg import Time
 from rosbags.highlevel import AnyReader
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+from vision_msgs.msg import Detection2DArray
 
 from amma_core.video import VideoWriter
+from amma_ros import conversions
+from amma_ros.bag import BagWriter
+from amma_ros.demo import Witness
 
 FRAMES = 18
 TIMEOUT = 240.0
@@ -59,6 +66,30 @@ def test_every_frame_of_a_video_comes_out(tmp_path, video, tiny_model):
     tubes = [tube for topic, m in messages if topic == "/action_tubes" for tube in m.tubes]
     assert found == {tube.id for tube in tubes}
     assert {tube.id for tube in tubes if tube.state == tube.ENDED} == found
+
+
+def test_an_image_is_shown_when_it_is_seen_answered_and_filmed(tmp_path, graph):
+    """The player of the demo sends no more before: a slow film must hold it up, or images get lost."""
+    shown = graph.listen(Detection2DArray, "shown")
+    topics = {"image": Image, "annotated_image": Image, "detections": Detection2DArray}
+    publishers = {topic: graph.observer.create_publisher(kind, topic, 10) for topic, kind in topics.items()}
+    with BagWriter(tmp_path / "bag") as bag, VideoWriter(tmp_path / "film.mp4", (32, 24), 25.0) as film:
+        witness = Witness(graph.namespace, 10, bag, lambda size: film, total=2)
+        graph.add(lambda **_: witness.node)
+        graph.wait(graph.is_connected, "the witness")
+        headers = [Header(stamp=Time(sec=second)) for second in (5, 6)]
+        for header in headers:
+            image = conversions.bgr_to_image(np.zeros((24, 32, 3), np.uint8), header)
+            publishers["image"].publish(image)
+            publishers["detections"].publish(Detection2DArray(header=header))
+        graph.wait(lambda: len(witness.sent) == len(witness.answered) == 2, "the witness's ears")
+        graph.stay(0.2)
+        assert not shown
+        image.header = headers[0]
+        publishers["annotated_image"].publish(image)
+        graph.wait(lambda: shown, "the first image to be shown")
+        graph.stay(0.2)
+        assert [message.header.stamp.sec for message in shown] == [5]
 
 
 @pytest.mark.parametrize(
