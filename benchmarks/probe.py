@@ -25,9 +25,10 @@ from amma_core.network.micro_motion import normalise
 from amma_core.training.augmentation import View, show
 from amma_core.training.hints import Hints, open_or_make
 from amma_core.training.initial_weights import load_initial_weights
+from amma_core.training.optimizer import new_layers
 from amma_core.training.recipe import load_recipe
 from amma_core.training.samples import action_frames
-from amma_core.training.trainer import hold_out, new_layers
+from amma_core.training.trainer import hold_out
 from amma_core.types import Ints
 
 STEPS = 300

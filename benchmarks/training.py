@@ -15,10 +15,13 @@ from amma_core.data.cache import open_or_build
 from amma_core.data.dataset import load_dataset
 from amma_core.network import Amma
 from amma_core.training.cpu import spare_slow_kernels
+from amma_core.training.loading import Epochs, to_loader, to_step
 from amma_core.training.losses import Losses
+from amma_core.training.optimizer import freeze, make_optimizer
 from amma_core.training.recipe import load_recipe
 from amma_core.training.samples import Samples
-from amma_core.training.trainer import Epochs, Step, freeze, make_fabric, make_optimizer, to_loader, to_step
+from amma_core.training.step import Step
+from amma_core.training.trainer import make_fabric
 
 
 def main() -> None:

@@ -4,7 +4,6 @@ import csv
 import math
 import re
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -13,9 +12,7 @@ import cv2
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils.data import DataLoader
+from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -25,21 +22,20 @@ from amma_core.data.dataset import Video, load_dataset
 from amma_core.errors import AmmaError
 from amma_core.network import Amma
 from amma_core.network.heads import HIDDEN_CHANNELS
-from amma_core.network.micro_motion import enlarge
 from amma_core.training.cpu import spare_slow_kernels
 from amma_core.training.hints import open_or_make
 from amma_core.training.inherit import inherit
 from amma_core.training.initial_weights import load_initial_weights
-from amma_core.training.losses import Losses, disagreement, losses
-from amma_core.training.recipe import Data, Machine, Optimisation, Phase, Recipe
-from amma_core.training.samples import Batch, Request, Samples, join_batches
-from amma_core.training.targets import Targets
+from amma_core.training.loading import Epochs, to_loader, to_step
+from amma_core.training.losses import Losses
+from amma_core.training.optimizer import Average, freeze, make_optimizer, rate_factor
+from amma_core.training.recipe import Data, Machine, Phase, Recipe
+from amma_core.training.samples import Samples
+from amma_core.training.step import Step
 from amma_core.training.validation import validate
 
 CHECKPOINT = "last.ckpt"
 LOG = "log.csv"
-READER_HURRY = 5.0
-"""Learning rate of the layer that reads a teacher's features, as a factor: it starts from nothing."""
 
 
 def train(recipe: Recipe, folder: Path, weights_cache: Path) -> Path:
@@ -126,94 +122,6 @@ def hold_out(videos: list[Video], data: Data) -> tuple[list[Video], list[Video]]
     if not training:
         raise AmmaError(f"data.validation is {data.validation}: nothing is left to train on")
     return training, [video for video, group in zip(videos, groups, strict=True) if group in held]
-
-
-class Step(nn.Module):
-    """A network and its losses as one module, which is what several processes have to share."""
-
-    def __init__(
-        self,
-        network: Amma,
-        dropout: float = 0.0,
-        label_smoothing: float = 0.0,
-        reader: nn.Module | None = None,
-    ):
-        super().__init__()
-        self.network = network
-        self.reader = reader
-        self.dropout = dropout
-        self.label_smoothing = label_smoothing
-
-    def forward(self, clips: Tensor, windows: Tensor, targets: Targets) -> Losses:
-        config = self.network.config
-        # Whole channels of a clip: single cells would be filled in again from their neighbours.
-        coarse = F.dropout2d(self.network.encode(clips), self.dropout)
-        # As Amma.head, but every clip is enlarged once and not once per window.
-        fine = enlarge(coarse, config.grid, config.upsample)
-        features = fine[windows]
-        found = losses(self.network.branches(features), targets, self.label_smoothing)
-        if self.reader is None:
-            return found
-        read = self.reader(self._hidden(features, targets))
-        return found._replace(hint=disagreement(read, targets.hints))
-
-    def _hidden(self, features: Tensor, targets: Targets) -> Tensor:
-        """(P, 256) what the center branch's classes are told from, at the actions' newest centres."""
-        columns, rows = (cell[:, None, None] for cell in targets.cells[:, -1].unbind(dim=1))
-        three = torch.arange(3, device=features.device)
-        framed = F.pad(features.flatten(1, 2), (1, 1, 1, 1))
-        around = framed[targets.window[:, None, None], :, rows + three[:, None], columns + three]
-        return self.network.branches.center[:2](around.permute(0, 3, 1, 2))[:, :, 1, 1]
-
-
-class Average:
-    """Exponential moving average of a network's weights and batch statistics.
-
-    The decay is smaller at first, so that the random start is soon forgotten.
-    """
-
-    def __init__(self, network: Amma, decay: float):
-        self.decay = decay
-        self.steps = 0
-        self.values = {name: value.detach().clone() for name, value in network.state_dict().items()}
-
-    def update(self, network: Amma) -> None:
-        self.steps += 1
-        decay = min(self.decay, self.steps / (self.steps + 10))
-        state = network.state_dict()
-        floating = [name for name, value in state.items() if value.is_floating_point()]
-        torch._foreach_lerp_([self.values[n] for n in floating], [state[n] for n in floating], 1 - decay)
-
-    def state_dict(self) -> dict:
-        return {"steps": self.steps, "values": self.values}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.steps, self.values = state["steps"], state["values"]
-
-
-class Epochs:
-    """A batch sampler: the requests of this process's share of the epoch that `epoch` says."""
-
-    def __init__(self, count: int, recipe: Recipe, fabric: Fabric):
-        self.epoch = 0
-        self._count, self._recipe = count, recipe
-        self._rank, self._processes = fabric.global_rank, fabric.world_size
-
-    def __len__(self) -> int:
-        return max(1, self._count // (self._batch * self._processes))
-
-    @property
-    def _batch(self) -> int:
-        """Samples per step of this process."""
-        batch = self._recipe.phase_of(self.epoch).batch or self._recipe.optimisation.batch
-        return max(1, batch // self._processes)
-
-    def __iter__(self) -> Iterator[list[Request]]:
-        order = np.random.default_rng((self._recipe.seed, self.epoch)).permutation(self._count)
-        size = self._recipe.phase_of(self.epoch).input_size
-        for step in range(len(self)):
-            first = (step * self._processes + self._rank) * self._batch
-            yield [Request(self.epoch, int(number), size) for number in order[first : first + self._batch]]
 
 
 class Progress(NamedTuple):
@@ -392,85 +300,3 @@ class Run:
                 self.board.add_scalar(name, row[name], row["epoch"])
         self.board.flush()
         self.fabric.print(" ".join(f"{name} {value}" for name, value in row.items()))
-
-
-def to_loader(samples: Samples, epochs: Epochs, machine: Machine, fabric: Fabric) -> DataLoader:
-    return DataLoader(
-        samples,
-        batch_sampler=epochs,
-        num_workers=machine.workers,
-        collate_fn=to_tensors,
-        persistent_workers=machine.workers > 0,
-        pin_memory=fabric.device.type == "cuda",
-    )
-
-
-def to_step(batch: tuple[Tensor, Tensor, Targets], device: torch.device) -> tuple[Tensor, Tensor, Targets]:
-    """What a loader gives, as :class:`Step` wants it: on the device, colours before rows and columns."""
-    clips, windows, targets = batch
-    targets = Targets(*(part.to(device, non_blocking=True) for part in targets))
-    clips = clips.to(device, non_blocking=True).permute(0, 1, 4, 2, 3)
-    return clips, windows.to(device, non_blocking=True), targets
-
-
-def to_tensors(samples: list[Batch]) -> tuple[Tensor, Tensor, Targets]:
-    clips, windows, targets = join_batches(samples)
-    return torch.from_numpy(clips), torch.from_numpy(windows), Targets(*map(torch.from_numpy, targets))
-
-
-def freeze(network: Amma, stages: int) -> None:
-    """Let the first `stages` backbone stages of both streams, and what feeds them, keep their weights."""
-    network.requires_grad_(True)
-    backbone = network.backbone
-    for stage in (*backbone.appearance[:stages], *backbone.motion[:stages]):
-        stage.requires_grad_(False)
-    if stages:
-        backbone.appearance_share.requires_grad_(False)
-        if network.micro_motion is not None:
-            network.micro_motion.requires_grad_(False)
-    for layer in new_layers(network):
-        layer.requires_grad_(True)
-
-
-def new_layers(network: Amma) -> list[nn.Module]:
-    """Layers of the backbone without a pre-trained start: the mobile ones' last convolution and norm."""
-    last = network.backbone.appearance[-1]
-    return list(last[-2:]) if isinstance(last[-1], nn.BatchNorm2d) else []
-
-
-def make_optimizer(
-    network: Amma, settings: Optimisation, reader: nn.Module | None = None
-) -> torch.optim.Optimizer:
-    """Adam or AdamW; vectors (biases, batch norms, shares) are not decayed."""
-    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    if settings.name not in kinds:
-        raise AmmaError(f"optimisation.name is {settings.name!r}, but must be one of {', '.join(kinds)}")
-    slower = (settings.backbone_rate or settings.rate) / settings.rate
-    new = {id(value) for layer in new_layers(network) for value in layer.parameters()}
-    groups = []
-    for of_backbone in (True, False):
-        for decayed in (True, False):
-            parameters = [
-                value
-                for name, value in network.named_parameters()
-                if (name.startswith("backbone.") and id(value) not in new) == of_backbone
-                and (value.ndim > 1) == decayed
-            ]
-            decay = settings.weight_decay if decayed else 0.0
-            groups.append(
-                {"params": parameters, "weight_decay": decay, "factor": slower if of_backbone else 1.0}
-            )
-    if reader is not None:
-        groups.append({"params": list(reader.parameters()), "weight_decay": 0.0, "factor": READER_HURRY})
-    return kinds[settings.name](groups, lr=settings.rate)
-
-
-def rate_factor(settings: Optimisation, done: float, epoch: int) -> float:
-    """The learning rate's factor when the share `done` of all steps lies behind, in `epoch` (from 0)."""
-    if done < settings.warmup:
-        return done / settings.warmup
-    if settings.schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * (done - settings.warmup) / (1 - settings.warmup)))
-    if settings.schedule == "steps":
-        return settings.factor ** sum(epoch >= milestone for milestone in settings.milestones)
-    raise AmmaError(f"optimisation.schedule is {settings.schedule!r}, but must be steps or cosine")

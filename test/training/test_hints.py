@@ -11,8 +11,8 @@ from amma_core.errors import AmmaError
 from amma_core.network import Amma
 from amma_core.training.hints import Hints, boxes_near, open_or_make, square_around, watch
 from amma_core.training.i3d import I3D
+from amma_core.training.step import Step
 from amma_core.training.targets import Targets
-from amma_core.training.trainer import Step
 
 CPU = torch.device("cpu")
 

@@ -18,8 +18,9 @@ from amma_core.config import NetworkConfig
 from amma_core.data.dataset import Video
 from amma_core.errors import AmmaError
 from amma_core.network import Amma
+from amma_core.training.optimizer import Average, freeze, make_optimizer, rate_factor
 from amma_core.training.recipe import Data, Optimisation, load_recipe
-from amma_core.training.trainer import Average, freeze, hold_out, make_optimizer, rate_factor
+from amma_core.training.trainer import hold_out
 
 ROOT = Path(__file__).parents[2]
 
