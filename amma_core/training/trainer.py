@@ -63,7 +63,13 @@ def train(recipe: Recipe, folder: Path, weights_cache: Path) -> Path:
             with fabric.rank_zero_first():
                 load_initial_weights(network, recipe.initial_weights, weights_cache)
         if recipe.appearance_share is not None:
-            network.backbone.appearance_share.data.copy_(torch.tensor(recipe.appearance_share))
+            shares = network.backbone.appearance_share.data
+            if len(recipe.appearance_share) != len(shares):
+                raise AmmaError(
+                    f"appearance_share has {len(recipe.appearance_share)} values, but the network has "
+                    f"{len(shares)} fusions"
+                )
+            shares.copy_(torch.tensor(recipe.appearance_share))
     network.to(fabric.device, memory_format=torch.channels_last)
     if fabric.device.type == "cpu":
         spare_slow_kernels(network)

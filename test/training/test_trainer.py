@@ -267,6 +267,13 @@ def test_wrong_settings_are_named(config, override, message):
         load_recipe(config, [override]).network_config(2)
 
 
+def test_shares_of_fusions_that_are_not_there_are_refused(config, tmp_path):
+    process = start(config, tmp_path / "run", "network.motion=none", "appearance_share=[0.9, 0.9, 0.7]")
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 2
+    assert "appearance_share has 3 values, but the network has 0 fusions" in errors
+
+
 def test_settings_from_the_command_line_win(config):
     recipe = load_recipe(config, ["optimisation.rate=5e-4", "data.train=train2", "network.clips=3"])
     assert recipe.optimisation.rate == 5e-4
