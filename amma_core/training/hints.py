@@ -107,7 +107,7 @@ def boxes_near(tube: ActionTube, first: int, count: int) -> NDArray:
 def square_around(frames: Frames, boxes: NDArray) -> Frames:
     """A square of all (n, H, W, 3) BGR frames in which all boxes lie: (n, 224, 224, 3) RGB."""
     low, high = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
-    side = min(MARGIN * (high - low).max(), max(frames.shape[1:3]))
+    side = np.clip(MARGIN * (high - low).max(), 1.0, max(frames.shape[1:3]))
     scale = SIDE / side
     # Pixel centres are half a pixel off the corners that boxes are measured from.
     shift = SIDE / 2 - ((low + high) / 2 - 0.5) * scale - 0.5

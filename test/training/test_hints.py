@@ -52,6 +52,8 @@ def test_the_teacher_sees_a_square_around_the_action_in_rgb():
     np.testing.assert_allclose(lit.min(axis=0), (224 - side) / 2, atol=5)
     np.testing.assert_allclose(lit.max(axis=0), (224 + side) / 2, atol=5)
     assert seen[0, 112, 112].tolist() == [250, 20, 10]
+    point = square_around(frames, np.array([[70.0, 40.0, 70.0, 40.0]]))  # a box may have no area
+    assert (point == [250, 20, 10]).all()
 
 
 def test_a_teacher_watches_every_action_of_a_video(cache):
