@@ -101,7 +101,9 @@ def play(video: str, model: str | None, output: Path, bag: Path) -> None:
         drawn = {"qos.annotated_image.depth": in_flight, "max_waiting": in_flight}
         say(f"Starting the nodes in the namespace {namespace} with the model '{loaded.name}' ...")
         say(_warning(loaded))
-        graph.start("detector_node", model=str(loaded.path), queue_depth=in_flight, **images)
+        # The detector is not to complain of silence before the video has begun.
+        calm = {"image_timeout": PATIENCE_TO_START}
+        graph.start("detector_node", model=str(loaded.path), queue_depth=in_flight, **images, **calm)
         graph.start("linker_node", **({} if loaded.trained else {"min_score": 0.0, "top_per_class": 1}))
         graph.start("visualizer_node", **drawn, **images)
         if not _wait(witness, graph, witness.sees_nodes, PATIENCE_TO_START):
