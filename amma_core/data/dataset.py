@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from amma_core.data.plain_objects import plain_object
 from amma_core.errors import AmmaError
 
 
@@ -174,28 +175,12 @@ class _PlainUnpickler(pickle.Unpickler):
     """Rebuilds containers and numpy arrays and refuses everything else, so that no file can run code."""
 
     def find_class(self, module: str, name: str):
-        # Pickles name numpy's inner modules as their writer's numpy had them.
-        known = _PLAIN.get((module.replace("numpy._core", "numpy.core"), name))
+        known = plain_object(module, name)
         if known is None:
             raise AmmaError(
                 f"the pickle asks for {module}.{name}, which no ground truth needs: not loading it"
             )
         return known
-
-
-def _bytes_of_latin1(text: str, encoding: str) -> bytes:
-    return text.encode("latin1")
-
-
-# The makers of arrays and of their scalars, whichever numpy module holds them.
-_PLAIN = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("numpy.core.multiarray", "_reconstruct"): np.zeros(0).__reduce__()[0],
-    ("numpy.core.multiarray", "scalar"): np.float64(0).__reduce__()[0],
-    ("collections", "OrderedDict"): dict,
-    ("_codecs", "encode"): _bytes_of_latin1,
-}
 
 
 def _boxes(rows) -> NDArray[np.float64]:
