@@ -35,7 +35,14 @@ def main() -> None:
     parser.add_argument("recipe", type=Path, help="as for `amma train`")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS, metavar="NAME")
+    parser.add_argument(
+        "--variants",
+        nargs="+",
+        default=list(VARIANTS),
+        choices=VARIANTS,
+        metavar="NAME",
+        help=f"some of {', '.join(map(repr, VARIANTS))} (default: all)",
+    )
     parser.add_argument("--output", type=Path, default=Path("runs/ablation"), help="where the runs lie")
     parser.add_argument("--workers", type=int, default=1, help="videos that are judged at the same time")
     arguments = parser.parse_args()

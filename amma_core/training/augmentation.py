@@ -119,6 +119,16 @@ def show(frames: NDArray[np.uint8], view: View, size: int) -> NDArray[np.uint8]:
     height, width = frames.shape[1:3]
     if view == View(0.0, 0.0, width, height, False):
         return np.stack([cv2.resize(frame, (size, size), interpolation=cv2.INTER_LINEAR) for frame in frames])
+    matrix = warp_of(view, size)
+    inside = min(view.x1, view.y1) >= 0 and view.x2 <= width and view.y2 <= height
+    border = cv2.BORDER_REPLICATE if inside else cv2.BORDER_CONSTANT
+    return np.stack(
+        [cv2.warpAffine(frame, matrix, (size, size), borderMode=border, borderValue=FILL) for frame in frames]
+    )
+
+
+def warp_of(view: View, size: int) -> NDArray[np.float64]:
+    """(2, 3) OpenCV's affine map from source pixels to those of the view, stretched to size x size."""
     scale = size / np.array([view.x2 - view.x1, view.y2 - view.y1])
     # Output pixel centres are half a pixel off the corners that boxes are measured from.
     shift = (0.5 - np.array([view.x1, view.y1])) * scale - 0.5
@@ -126,11 +136,7 @@ def show(frames: NDArray[np.uint8], view: View, size: int) -> NDArray[np.uint8]:
     if view.mirrored:
         matrix[0] = -matrix[0]
         matrix[0, 2] += size - 1
-    inside = min(view.x1, view.y1) >= 0 and view.x2 <= width and view.y2 <= height
-    border = cv2.BORDER_REPLICATE if inside else cv2.BORDER_CONSTANT
-    return np.stack(
-        [cv2.warpAffine(frame, matrix, (size, size), borderMode=border, borderValue=FILL) for frame in frames]
-    )
+    return matrix
 
 
 def move_boxes(boxes: NDArray, view: View, grid: float) -> NDArray[np.float64]:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from amma_core.data.cache import FrameCache, Frames
 from amma_core.data.dataset import ActionTube, Video
 from amma_core.errors import AmmaError
+from amma_core.training.augmentation import View, warp_of
 from amma_core.training.i3d import CHANNELS, I3D, STRIDE, i3d_of
 from amma_core.training.initial_weights import TEACHER, fetch
 from amma_core.types import Ints
@@ -108,10 +109,7 @@ def square_around(frames: Frames, boxes: NDArray) -> Frames:
     """A square of all (n, H, W, 3) BGR frames in which all boxes lie: (n, 224, 224, 3) RGB."""
     low, high = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
     side = np.clip(MARGIN * (high - low).max(), 1.0, max(frames.shape[1:3]))
-    scale = SIDE / side
-    # Pixel centres are half a pixel off the corners that boxes are measured from.
-    shift = SIDE / 2 - ((low + high) / 2 - 0.5) * scale - 0.5
-    matrix = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
-    size = (SIDE, SIDE)
-    squares = [cv2.warpAffine(frame, matrix, size, borderMode=cv2.BORDER_REPLICATE) for frame in frames]
+    (x1, y1), (x2, y2) = ((low + high - side) / 2, (low + high + side) / 2)
+    warp, size = warp_of(View(x1, y1, x2, y2, False), SIDE), (SIDE, SIDE)
+    squares = [cv2.warpAffine(frame, warp, size, borderMode=cv2.BORDER_REPLICATE) for frame in frames]
     return np.ascontiguousarray(np.stack(squares)[..., ::-1])

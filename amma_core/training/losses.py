@@ -43,7 +43,7 @@ def losses(maps: Maps, targets: Targets, label_smoothing: float = 0.0) -> Losses
         mean_distance(moved, movement),
         mean_distance(sized, size),
         confusion(scores, labels, label_smoothing),
-        torch.zeros_like(size.sum()),
+        heat.new_zeros(()),
     )
 
 
