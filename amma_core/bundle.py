@@ -17,6 +17,7 @@ import yaml
 
 from amma_core.config import NetworkConfig
 from amma_core.errors import AmmaError
+from amma_core.files import written_whole
 
 if TYPE_CHECKING:
     from amma_core.network import Amma
@@ -145,8 +146,10 @@ def save(
         "training": dict(training or {}),
         "metrics": dict(metrics or {}),
     }
-    _write(path / WEIGHTS, to_bytes(tensors))
-    _write(path / CONFIG, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).encode())
+    with written_whole(path / WEIGHTS) as file:
+        file.write(to_bytes(tensors))
+    with written_whole(path / CONFIG) as file:
+        file.write(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).encode())
     return load(path)
 
 
@@ -203,9 +206,3 @@ def _read_weights(path: Path) -> dict:
         raise AmmaError(
             f"{path} is not a whole safetensors file ({error}); copy or train the model again"
         ) from None
-
-
-def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    partial.replace(path)

@@ -31,6 +31,7 @@ from amma_core.data.dataset import Video
 from amma_core.errors import AmmaError
 from amma_core.evaluation.tubelets import frame_detections
 from amma_core.evaluation.tubes import Tubes
+from amma_core.files import written_whole
 from amma_core.linker import link
 from amma_core.types import Tubelets
 
@@ -62,14 +63,11 @@ def save_predictions(
         arrays |= tube_arrays(tubes)
     if videos is not None:
         arrays["videos"] = np.array(videos, np.str_)
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("wb") as file:
+        with written_whole(Path(path)) as file:
             np.savez(file, **arrays)
     except OSError as error:
         raise AmmaError(f"{path} cannot be written: {error.strerror}") from None
-    partial.replace(path)
 
 
 def tube_arrays(tubes: Tubes) -> dict[str, NDArray]:

@@ -23,6 +23,7 @@ from amma_core.errors import AmmaError
 from amma_core.evaluation.predictions import tube_arrays, tubes_of
 from amma_core.evaluation.tubelets import frame_detections
 from amma_core.evaluation.tubes import Tubes
+from amma_core.files import written_whole
 from amma_core.linker import TubeLinker
 from amma_core.pipeline import ActionPipeline
 from amma_core.runtime.torch_runtime import TorchRuntime
@@ -58,9 +59,7 @@ class VideoResult:
     """Frames seen."""
 
     def save(self, path: Path) -> None:
-        """The file appears when it is whole."""
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
+        with written_whole(path) as file:
             np.savez(
                 file,
                 frames=self.frames,
@@ -69,7 +68,6 @@ class VideoResult:
                 count=self.count,
                 **tube_arrays(self.tubes),
             )
-        partial.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> "VideoResult":
@@ -244,6 +242,5 @@ def _claim(folder: Path, settings: Settings, videos: list[Video]) -> None:
     note = folder / "settings.json"
     if note.exists() and json.loads(note.read_text()) != content:
         raise AmmaError(f"{folder} holds results of another model, split or setting; give another --output")
-    partial = folder / f"settings.{os.getpid()}.partial"  # several ranks may be at it
-    partial.write_text(json.dumps(content))
-    partial.replace(note)
+    with written_whole(note) as file:  # several ranks may be at it
+        file.write(json.dumps(content).encode())
