@@ -14,14 +14,22 @@ class Losses(NamedTuple):
     center: Tensor
     movement: Tensor
     size: Tensor
+    overlap: Tensor
+    """Ours: how far the boxes that decoding would give are from the right ones."""
     label: Tensor
     """Ours: how well the classes are told apart at the centres."""
     hint: Tensor
     """Ours: how well a teacher's features can be read off at the centres; 0 without a teacher."""
 
-    def total(self, box_weight: float = 0.1, label_weight: float = 0.0, hint_weight: float = 0.0) -> Tensor:
+    def total(
+        self,
+        box_weight: float = 0.1,
+        overlap_weight: float = 0.0,
+        label_weight: float = 0.0,
+        hint_weight: float = 0.0,
+    ) -> Tensor:
         """The weighted sum; the paper's by default."""
-        ours = label_weight * self.label + hint_weight * self.hint
+        ours = overlap_weight * self.overlap + label_weight * self.label + hint_weight * self.hint
         return self.center + self.movement + box_weight * self.size + ours
 
 
@@ -42,6 +50,7 @@ def losses(maps: Maps, targets: Targets, label_smoothing: float = 0.0) -> Losses
         focal(maps.heat, heat),
         mean_distance(moved, movement),
         mean_distance(sized, size),
+        misfit(maps, targets),
         confusion(scores, labels, label_smoothing),
         heat.new_zeros(()),
     )
@@ -67,6 +76,42 @@ def confusion(probabilities: Tensor, labels: Tensor, smoothing: float = 0.0) -> 
         return probabilities.sum()
     logits = probabilities.clamp(1e-4, 1 - 1e-4).logit()
     return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+
+
+def misfit(maps: Maps, targets: Targets) -> Tensor:
+    """1 - generalised IoU of the decoded boxes and the right ones, mean over actions, key frames and cells.
+
+    Decoded as if the heat peaked at any of 5 x 5 places in the middle half of the newest box, as it often
+    does: the other losses say nothing about what the two branches answer there. (TTFNet, Liu et al. 2020,
+    learns boxes around the centres too, for the sake of shorter training.) 0 without any action.
+    """
+    _, window, _, cells, movement, size, _ = targets
+    clips, grid = cells.shape[1], maps.size.shape[-1]
+    steps = torch.linspace(-0.25, 0.25, 5, device=cells.device)
+    around = (torch.cartesian_prod(steps, steps) * size[:, -1:]).round().long()  # (P, N, 2)
+    peaks = (cells[:, -1, None] + around).clamp(0, grid - 1)  # (P, N, 2)
+    places = (cells[:, None] + around[:, :, None]).clamp(0, grid - 1)  # (P, N, K, 2)
+    moved = maps.movement[window[:, None], :, peaks[..., 1], peaks[..., 0]].unflatten(-1, (clips, 2))
+    sizes = maps.size.unflatten(1, (clips, 2))
+    clip = torch.arange(clips, device=cells.device)
+    sized = sizes[window[:, None, None], clip, :, places[..., 1], places[..., 0]]  # (P, N, K, 2)
+    found = peaks[:, :, None] + moved.float(), sized.float().clamp_min(0)
+    right = (cells[:, -1:] + movement)[:, None], size[:, None]
+    gap = 1 - generalised_iou(*found, *right)
+    return gap.sum() / max(1, gap.numel())
+
+
+def generalised_iou(centre: Tensor, size: Tensor, other_centre: Tensor, other_size: Tensor) -> Tensor:
+    """IoU less the share of the hull of two boxes that neither fills (Rezatofighi et al. 2019), -1 to 1.
+
+    All (..., 2); returns (...). Unlike the IoU it still says which way to go where boxes do not overlap.
+    """
+    low, other_low = centre - size / 2, other_centre - other_size / 2
+    high, other_high = centre + size / 2, other_centre + other_size / 2
+    shared = (torch.minimum(high, other_high) - torch.maximum(low, other_low)).clamp_min(0).prod(dim=-1)
+    hull = (torch.maximum(high, other_high) - torch.minimum(low, other_low)).prod(dim=-1).clamp_min(1e-6)
+    union = size.prod(dim=-1) + other_size.prod(dim=-1) - shared
+    return shared / union.clamp_min(1e-6) - (hull - union) / hull
 
 
 def disagreement(read: Tensor, hints: Tensor) -> Tensor:

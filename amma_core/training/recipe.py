@@ -67,6 +67,9 @@ class Optimisation:
     """Share of all steps in which the rate rises linearly."""
     box_weight: float = 0.1
     """Weight of the box loss."""
+    overlap_weight: float = 0.0
+    """Weight of our own loss on the IoU of the decoded boxes, at the centres and around them; the paper has
+    none."""
     label_weight: float = 0.0
     """Weight of our own loss that lets the classes compete at the centres; the paper has none."""
     hint_weight: float = 10.0
@@ -104,7 +107,7 @@ class Recipe:
     """Fields of NetworkConfig without num_classes and input_size."""
     phases: list[Phase]
     initial_weights: str | None = None
-    """A name of `amma_core.training.initial_weights.PACKAGES`, a checkpoint file, or null for random ones."""
+    """A name of `amma_core.training.packages.PACKAGES`, a checkpoint file, or null for random ones."""
     initial_model: str | None = None
     """A trained model to start from instead, by name or folder: one of the same backbone, with as many clips
     or one clip, and any labels. `initial_weights` and `appearance_share` do not count then."""

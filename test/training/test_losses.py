@@ -4,7 +4,15 @@ import pytest
 import torch
 
 from amma_core.network import Maps
-from amma_core.training.losses import Losses, confusion, disagreement, focal, losses
+from amma_core.training.losses import (
+    Losses,
+    confusion,
+    disagreement,
+    focal,
+    generalised_iou,
+    losses,
+    misfit,
+)
 from amma_core.training.targets import Targets
 
 NO_HINTS = torch.zeros(1, 0)
@@ -87,11 +95,67 @@ def test_classes_compete_at_the_newest_centre():
 
 
 def test_total_weighs_the_box_loss_by_a_tenth_and_our_own_as_asked():
-    parts = Losses(*torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]))
+    parts = Losses(*torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]))
     assert parts.total() == pytest.approx(3.3)
-    assert parts.total(label_weight=0.5) == pytest.approx(5.3)
     assert parts.total(box_weight=0.4) == pytest.approx(4.2)
-    assert parts.total(hint_weight=2.0) == pytest.approx(13.3)
+    assert parts.total(overlap_weight=3.0) == pytest.approx(15.3)
+    assert parts.total(label_weight=0.5) == pytest.approx(5.8)
+    assert parts.total(hint_weight=2.0) == pytest.approx(15.3)
+
+
+def test_generalised_iou_by_hand():
+    def of(*boxes):  # each as cx, cy, w, h
+        return generalised_iou(*(torch.tensor(part) for box in boxes for part in (box[:2], box[2:]))).item()
+
+    assert of((3.0, 4.0, 2.0, 6.0), (3.0, 4.0, 2.0, 6.0)) == pytest.approx(1)
+    # 2x2 boxes one to the right of each other: 2 of 6 shared, and together they fill their hull.
+    assert of((1.0, 1.0, 2.0, 2.0), (2.0, 1.0, 2.0, 2.0)) == pytest.approx(1 / 3)
+    # Apart by two widths: nothing shared, 8 of the hull's 16 filled.
+    assert of((1.0, 1.0, 2.0, 2.0), (7.0, 1.0, 2.0, 2.0)) == pytest.approx(-0.5)
+    assert of((1.0, 1.0, 0.0, 0.0), (1.0, 1.0, 2.0, 2.0)) == 0
+
+
+def decoded_as(centres: torch.Tensor, sizes: torch.Tensor, grid: int) -> Maps:
+    """Maps from which every cell decodes to the same (K, 2) centres and sizes."""
+    rows, columns = torch.meshgrid(torch.arange(grid), torch.arange(grid), indexing="ij")
+    place = torch.stack([columns, rows]).float()  # (2, G, G)
+    movement = (centres[:, :, None, None] - place).flatten(0, 1)[None]
+    size = sizes[:, :, None, None].expand(-1, -1, grid, grid).flatten(0, 1)[None]
+    return Maps(torch.full((1, 1, grid, grid), 0.5), movement.clone(), size.clone())
+
+
+def test_boxes_are_compared_in_the_middle_as_they_will_be_decoded():
+    # In the middle of the newest box lie x of 3 to 5 (once, thrice, once) and y of 0 to 2: four of the five
+    # rows are 0 or 1 cell below the centre or above it, where the border stops them, and one is 2 below.
+    centres, sizes = torch.tensor([[2.3, 3.1], [4.4, 0.2]]), torch.tensor([[2.0, 4.0], [3.0, 7.0]])
+    maps = decoded_as(centres, sizes, grid=6)
+    cells = torch.tensor([[[2, 3], [4, 0]]])
+    movement = (centres - cells[0, -1])[None]
+    one = torch.tensor([0])
+    targets = Targets(torch.zeros(1, 1, 6, 6), one, one, cells, movement, sizes[None], NO_HINTS)
+    assert misfit(maps, targets).item() == pytest.approx(0, abs=1e-6)
+
+    # One place forgets the way on the older key frame, by the box's whole width: nothing is shared there,
+    # and the hull is filled. Each is one of 2 x 25 boxes for as often as it is asked.
+    for column, row, times in [(5, 2, 1), (5, 1, 1), (5, 0, 3), (4, 2, 3), (4, 0, 9), (4, 3, 0), (2, 0, 0)]:
+        maps.movement[0, 0, row, column] += 2.0
+        assert misfit(maps, targets).item() == pytest.approx(times / 50, abs=1e-6)
+        maps.movement[0, 0, row, column] -= 2.0
+    # Half the width at a place of the older centre's own: half the IoU.
+    maps.size[0, 0, 1, 1] /= 2
+    assert misfit(maps, targets).item() == pytest.approx(0.5 / 50, abs=1e-6)
+
+
+def test_without_actions_there_is_no_misfit_but_a_gradient_of_zero():
+    none = torch.zeros(0, 2, 2)
+    maps = Maps(*(torch.zeros(1, channels, 4, 4, requires_grad=True) for channels in (1, 4, 4)))
+    numbers = none[:, 0, 0].long()
+    targets = Targets(torch.zeros(1, 1, 4, 4), numbers, numbers, none.long(), none, none, NO_HINTS)
+    loss = misfit(maps, targets)
+    assert loss.item() == 0
+    loss.backward()
+    assert not maps.movement.grad.any()
+    assert not maps.size.grad.any()
 
 
 def test_hints_count_by_the_mean_squared_difference():
