@@ -86,6 +86,10 @@ class Optimisation:
     ema: float = 0.0
     """Decay of the moving average of the weights that is evaluated and saved; 0: the weights themselves."""
 
+    def __post_init__(self):
+        if not self.rate > 0:
+            raise AmmaError(f"optimisation.rate is {self.rate}, but nothing is learned unless it is above 0")
+
 
 @dataclass(frozen=True)
 class Machine:

@@ -174,7 +174,7 @@ def stills(videos: list[Video], cache: FrameCache, side: int, most: int = 64) ->
     """The middle frames of some of the videos as the network sees them, (N, 3, side, side) BGR."""
     images = []
     for video in videos[:: -(-len(videos) // most)]:
-        frames = cache[video.name]
-        whole = View(0.0, 0.0, frames.shape[2], frames.shape[1], False)
-        images.append(show(frames, whole, side)[len(frames) // 2])
-    return np.stack(images).transpose(0, 3, 1, 2)
+        middle = len(cache[video.name]) // 2
+        frames = cache[video.name][middle : middle + 1]
+        images.append(show(frames, View(0.0, 0.0, frames.shape[2], frames.shape[1], False), side))
+    return np.concatenate(images).transpose(0, 3, 1, 2)

