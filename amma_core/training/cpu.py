@@ -1,5 +1,7 @@
 """Ways around kernels that are slow on CPUs (measured with torch 2.13 on AVX-512)."""
 
+import ctypes
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -10,8 +12,9 @@ from amma_core.network import Amma
 def spare_slow_kernels(network: Amma) -> None:
     """Let some modules of `network` compute the same in another way, in place; weights and names stay."""
     for module in network.modules():
-        if isinstance(module, nn.Conv2d) and module.groups > 1 and module.kernel_size == (5, 5):
-            module.__class__ = FullPrecisionConv2d
+        if isinstance(module, nn.Conv2d) and module.groups > 1:
+            if module.kernel_size == (5, 5) or module.stride == (2, 2):
+                module.__class__ = FullPrecisionConv2d
         elif isinstance(module, nn.MaxPool2d) and (module.kernel_size, module.stride, module.padding) == (
             3,
             2,
@@ -20,10 +23,24 @@ def spare_slow_kernels(network: Amma) -> None:
             module.__class__ = SlicedMaxPool2d
 
 
+def keep_freed_memory() -> None:
+    """Let the C library keep what is freed for the next step, where it is glibc.
+
+    Otherwise it gives large blocks back to the system, and every step waits for cleared pages.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        trim_threshold, mmap_threshold = -1, -3
+        mallopt(trim_threshold, 2**31 - 1)
+        mallopt(mmap_threshold, 2**25)  # the most it takes
+
+
 class FullPrecisionConv2d(nn.Conv2d):
-    """For 5x5 depthwise convolutions, whose gradient takes 2 to 30 times longer in bfloat16."""
+    """For 5x5 and for strided depthwise convolutions: bfloat16 makes their gradients 2 to 30 times slower."""
 
     def forward(self, x: Tensor) -> Tensor:
+        if not (x.requires_grad or self.weight.requires_grad):
+            return super().forward(x)
         with torch.autocast(x.device.type, enabled=False):
             return super().forward(x.float())
 

@@ -23,7 +23,7 @@ from amma_core.errors import AmmaError
 from amma_core.files import written_whole
 from amma_core.network import Amma
 from amma_core.network.heads import HIDDEN_CHANNELS
-from amma_core.training.cpu import spare_slow_kernels
+from amma_core.training.cpu import keep_freed_memory, spare_slow_kernels
 from amma_core.training.hints import open_or_make
 from amma_core.training.inherit import inherit
 from amma_core.training.initial_weights import WITHOUT_STATISTICS, load_initial_weights, settle_norms
@@ -76,6 +76,7 @@ def train(recipe: Recipe, folder: Path, weights_cache: Path) -> Path:
     network.to(fabric.device, memory_format=torch.channels_last)
     if fabric.device.type == "cpu":
         spare_slow_kernels(network)
+        keep_freed_memory()
 
     hints = None
     if recipe.teacher is not None:
