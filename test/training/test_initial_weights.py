@@ -1,5 +1,6 @@
 """The converted weights give the features of the networks they come from, run here in their own terms."""
 
+import json
 from base64 import b64decode
 from functools import cache
 from pathlib import Path
@@ -161,8 +162,6 @@ class TfjsGraph:
     """Just enough of TensorFlow.js to run the feature extractor of MoveNet."""
 
     def __init__(self, model: bytes, values: bytes, inputs: dict[str, Tensor], unpadded: str):
-        import json
-
         self.nodes = {node["name"]: node for node in json.loads(model)["modelTopology"]["node"]}
         self.weights = initial_weights._weights_of_tfjs(model, values)
         self.unpadded = unpadded
