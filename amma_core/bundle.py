@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from amma_core.network import Amma
 
 CONFIG, WEIGHTS = "config.yaml", "model.safetensors"
-DEFAULT = "amma_e_jhmdb21"
+DEFAULT = "amma_m_jhmdb21"
 """The shipped model that is taken where none is named."""
 
 

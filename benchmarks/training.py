@@ -1,6 +1,6 @@
 """Where a training step's time goes: samples per second of loading alone, of the step alone, and together.
 
-python benchmarks/training.py config/train/jhmdb21_e_cpu.yaml --set data.annotations=../shared/data/jhmdb21
+python benchmarks/training.py config/train/jhmdb21_m_cpu.yaml --set data.annotations=../shared/data/jhmdb21
 """
 
 import argparse
@@ -14,7 +14,7 @@ import torch
 from amma_core.data.cache import open_or_build
 from amma_core.data.dataset import load_dataset
 from amma_core.network import Amma
-from amma_core.training.cpu import spare_slow_kernels
+from amma_core.training.cpu import keep_freed_memory, spare_slow_kernels
 from amma_core.training.loading import Epochs, to_loader, to_step
 from amma_core.training.losses import Losses
 from amma_core.training.optimizer import freeze, make_optimizer
@@ -41,6 +41,7 @@ def main() -> None:
     network.to(fabric.device, memory_format=torch.channels_last)
     if fabric.device.type == "cpu":
         spare_slow_kernels(network)
+        keep_freed_memory()
     optimizer = fabric.setup_optimizers(make_optimizer(network, recipe.optimisation))
     samples = Samples(
         videos,
@@ -64,7 +65,7 @@ def main() -> None:
 
         def work(batch, step=step):
             clips, windows, targets = to_step(batch, fabric.device)
-            loss = Losses(*step(clips, windows, targets)).total(label_weight=recipe.optimisation.label_weight)
+            loss = Losses(*step(clips, windows, targets)).total(**recipe.optimisation.loss_weights)
             fabric.backward(loss)
             optimizer.step()
             optimizer.zero_grad()

@@ -90,6 +90,12 @@ class Optimisation:
         if not self.rate > 0:
             raise AmmaError(f"optimisation.rate is {self.rate}, but nothing is learned unless it is above 0")
 
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """As :meth:`~amma_core.training.losses.Losses.total` takes them."""
+        names = ("box_weight", "overlap_weight", "label_weight", "hint_weight")
+        return {name: getattr(self, name) for name in names}
+
 
 @dataclass(frozen=True)
 class Machine:

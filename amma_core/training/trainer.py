@@ -227,12 +227,6 @@ class Run:
 
     def _epoch(self, epoch: int, step: nn.Module) -> dict:
         settings = self.recipe.optimisation
-        weights = (
-            settings.box_weight,
-            settings.overlap_weight,
-            settings.label_weight,
-            settings.hint_weight,
-        )
         self.network.train()
         if settings.frozen_norms:
             for module in self.network.modules():
@@ -252,7 +246,7 @@ class Run:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate * group["factor"]
             parts = step(*to_step(batch, self.fabric.device))
-            self.fabric.backward(Losses(*parts).total(*weights))
+            self.fabric.backward(Losses(*parts).total(**settings.loss_weights))
             if settings.clip_gradient:
                 self.fabric.clip_gradients(step, self.optimizer, max_norm=settings.clip_gradient)
             self.optimizer.step()
@@ -260,7 +254,7 @@ class Run:
             if self.average:
                 self.average.update(self.network)
             total += torch.stack([part.detach().float().cpu() for part in parts])
-            bar.set_postfix(loss=f"{float(Losses(*total).total(*weights)) / (number + 1):.3f}")
+            bar.set_postfix(loss=f"{float(Losses(*total).total(**settings.loss_weights)) / (number + 1):.3f}")
         mean = (total / len(self.epochs)).tolist()
         return {name: round(value, 4) for name, value in zip(Losses._fields, mean, strict=True)}
 
