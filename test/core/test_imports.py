@@ -5,7 +5,7 @@ from pathlib import Path
 
 CORE = Path(__file__).parents[2] / "amma_core"
 FLOORS = [  # lowest first
-    {"types", "boxes", "config", "errors"},
+    {"types", "boxes", "config", "errors", "files"},
     {"network", "linker", "decoding", "drawing", "rerun_view", "video", "behavior"},
     {"runtime", "bundle"},
     {"clips", "streams", "detector"},

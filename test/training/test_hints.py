@@ -96,3 +96,22 @@ def test_hints_are_read_where_the_classes_are_told():
         hidden = Step(network)._hidden(features, targets)
         whole = network.branches.center[:2](features.flatten(1, 2))
     torch.testing.assert_close(hidden, torch.stack([whole[2, :, 7, 0], whole[0, :, 2, 5]]))
+
+
+def test_the_network_learns_to_say_the_hints():
+    torch.manual_seed(0)
+    network = Amma(NetworkConfig(num_classes=2, backbone="shufflenet_v2", clips=1, input_size=64))
+    step = Step(network, reader=torch.nn.Linear(256, 3))
+    clips = torch.randint(0, 256, (4, 4, 3, 64, 64), dtype=torch.uint8)
+    cells, nothing = torch.full((4, 1, 2), 3), torch.zeros(4, 1, 2)
+    each, hints = torch.arange(4), torch.randn(4, 3)
+    targets = Targets(torch.zeros(4, 2, 8, 8), each, each % 2, cells, nothing, nothing, hints)
+    optimizer = torch.optim.Adam(step.parameters(), 1e-3)
+    losses = []
+    for _ in range(15):
+        hint = step(clips, each[:, None], targets).hint
+        optimizer.zero_grad()
+        hint.backward()
+        optimizer.step()
+        losses.append(hint.item())
+    assert losses[-1] < losses[0] / 4
