@@ -19,10 +19,10 @@ def freeze(network: Amma, stages: int) -> None:
     backbone = network.backbone
     for stage in (*backbone.appearance[:stages], *backbone.motion[:stages]):
         stage.requires_grad_(False)
-    if stages:
+    if stages and network.micro_motion is not None:
+        network.micro_motion.requires_grad_(False)
+    if stages or not backbone.motion:  # without motion there are none, which DDP takes for unused ones
         backbone.appearance_share.requires_grad_(False)
-        if network.micro_motion is not None:
-            network.micro_motion.requires_grad_(False)
     for layer in new_layers(network):
         layer.requires_grad_(True)
 

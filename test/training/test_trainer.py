@@ -183,9 +183,11 @@ def test_norms_without_statistics_get_those_of_the_videos(config, tmp_path):
         assert scales.std() > 0.1, stream
 
 
-def test_two_processes_train_one_network(config, tmp_path):
+@pytest.mark.parametrize("motion", ["conv_diff", "none"])
+def test_two_processes_train_one_network(config, tmp_path, motion):
     settings = yaml.safe_load(config.read_text())
     settings["machine"]["devices"] = 2
+    settings["network"]["motion"] = motion
     settings["phases"] = [{"epochs": 1, "input_size": 32}]
     config.write_text(yaml.safe_dump(settings))
     finish(start(config, tmp_path / "run"))
