@@ -22,7 +22,7 @@ from amma_core.data.cache import FrameCache, open_or_build
 from amma_core.data.dataset import Video, load_dataset
 from amma_core.network import Amma
 from amma_core.network.micro_motion import normalise
-from amma_core.training.augmentation import View, show
+from amma_core.training.augmentation import show, whole_view
 from amma_core.training.hints import Hints, open_or_make
 from amma_core.training.initial_weights import load_initial_weights
 from amma_core.training.optimizer import new_layers
@@ -80,8 +80,7 @@ def features(network: Amma, cache: FrameCache, videos: list[Video], size: int) -
     found = []
     for video in tqdm(videos, desc=f"{size} pixels", unit="video"):
         frames = cache[video.name][three_frames(video) - 1]
-        whole = View(0.0, 0.0, frames.shape[2], frames.shape[1], False)
-        x = normalise(torch.from_numpy(show(frames, whole, size)).permute(0, 3, 1, 2))
+        x = normalise(torch.from_numpy(show(frames, whole_view(frames), size)).permute(0, 3, 1, 2))
         for stage in stages:
             x = stage(x)
         found.append(x.mean((2, 3)))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from amma_core.errors import AmmaError
+from amma_core.files import written_whole
 from amma_core.video import VideoReader
 
 Frames = NDArray[np.uint8]
@@ -75,7 +76,8 @@ def open_or_build(folder: Path, videos: Mapping[str, Path], max_side: int | None
             file.write(frames.tobytes())
             shapes[name] = [offset, *frames.shape[:3]]
             offset += frames.nbytes
-    index_path.write_text(json.dumps({"max_side": max_side, "videos": shapes}))
+    with written_whole(index_path) as file:
+        file.write(json.dumps({"max_side": max_side, "videos": shapes}).encode())
     return FrameCache(folder)
 
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from amma_core.data.plain_objects import plain_object
 from amma_core.errors import AmmaError
+from amma_core.files import written_whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +103,8 @@ def save_dataset(dataset: Dataset, path: str | Path) -> None:
 
     videos = {name: entry(video) for name, video in dataset.videos.items()}
     content = {"labels": dataset.labels, "videos": videos, "splits": dataset.splits}
-    path.write_text(json.dumps(content, separators=(",", ":")) + "\n")
+    with written_whole(path) as file:
+        file.write((json.dumps(content, separators=(",", ":")) + "\n").encode())
 
 
 def _load_json(path: Path) -> Dataset:

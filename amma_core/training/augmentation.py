@@ -114,10 +114,15 @@ def _draw_crop(rng: Generator, settings: Augmentation, canvas: NDArray, tubelets
     return np.concatenate([corners[chosen], sides[chosen]])
 
 
+def whole_view(frames: NDArray[np.uint8]) -> View:
+    """What (n, H, W, 3) frames show, all of it and not mirrored."""
+    return View(0.0, 0.0, frames.shape[2], frames.shape[1], False)
+
+
 def show(frames: NDArray[np.uint8], view: View, size: int) -> NDArray[np.uint8]:
     """The (n, H, W, 3) frames through a view: (n, size, size, 3)."""
     height, width = frames.shape[1:3]
-    if view == View(0.0, 0.0, width, height, False):
+    if view == whole_view(frames):
         return np.stack([cv2.resize(frame, (size, size), interpolation=cv2.INTER_LINEAR) for frame in frames])
     matrix = warp_of(view, size)
     inside = min(view.x1, view.y1) >= 0 and view.x2 <= width and view.y2 <= height

@@ -70,22 +70,15 @@ def layers_of_ssdlite(graph: bytes) -> list[Layer]:
     prefix = "FeatureExtractor/MobilenetV2/"
 
     def layer(scope: str) -> Layer:
-        depthwise = constants.get(f"{prefix}{scope}/depthwise_weights")
-        if depthwise is not None:
-            weight = depthwise.transpose(2, 3, 0, 1)  # H, W, channel, 1 -> channel, 1, H, W
-        else:
-            weight = constants[f"{prefix}{scope}/weights"].transpose(
-                3, 2, 0, 1
-            )  # H, W, in, out -> out, in, H, W
+        depthwise = scope.endswith("depthwise")
+        weight = constants[f"{prefix}{scope}/{'depthwise_weights' if depthwise else 'weights'}"]
         norm = [
             constants[f"{prefix}{scope}/BatchNorm/{n}"]
             for n in ("gamma", "beta", "moving_mean", "moving_variance")
         ]
-        return Layer(*(torch.from_numpy(a.copy()) for a in (weight, *norm)))
+        return _layer(weight, depthwise, *norm)
 
-    blocks = ["expanded_conv"] + [f"expanded_conv_{i}" for i in range(1, 17)]
-    scopes = [f"{block}/{part}" for block in blocks for part in ("expand", "depthwise", "project")]
-    scopes = ["Conv", *scopes[1:], "Conv_1"]  # the first block does not expand
+    scopes = ["Conv", *_parts("expanded_conv", "expanded_conv_{}", "/"), "Conv_1"]
     # x / 127.5 - 1
     return _from_tensorflow([layer(scope) for scope in scopes], scale=255 / 127.5, shift=-1.0)
 
@@ -100,20 +93,13 @@ def layers_of_movenet(model: bytes, values: bytes) -> list[Layer]:
     prefix = "StatefulPartitionedCall/center_net_mobile_net_v2fpn_feature_extractor/model_1/model/"
 
     def layer(scope: str) -> Layer:
-        if scope.endswith("depthwise"):
-            # H, W, channel, 1 -> channel, 1, H, W
-            weight = constants[f"{prefix}{scope}/depthwise_weights"].transpose(2, 3, 0, 1)
-            shift = constants[f"{prefix}{scope}/depthwise_bn_offset"]
-        else:
-            # H, W, in, out -> out, in, H, W
-            weight = constants[f"{prefix}{scope}/Conv2D_weights"].transpose(3, 2, 0, 1)
-            shift = constants[f"{prefix}{scope}/Conv2D_bn_offset"]
+        kind = "depthwise" if scope.endswith("depthwise") else "Conv2D"
+        shift = constants[f"{prefix}{scope}/{kind}_bn_offset"]
         none, one = np.zeros_like(shift), np.ones_like(shift)
-        return Layer(*(torch.from_numpy(a.copy()) for a in (weight, one, shift, none, one - EPSILON)))
+        weight = constants[f"{prefix}{scope}/{kind}_weights"]
+        return _layer(weight, kind == "depthwise", one, shift, none, one - EPSILON)
 
-    blocks = ["expanded_conv"] + [f"block_{i}" for i in range(1, 17)]
-    scopes = [f"{block}_{part}" for block in blocks for part in ("expand", "depthwise", "project")]
-    scopes = ["Conv1", *scopes[1:], "Conv_1"]  # the first block does not expand
+    scopes = ["Conv1", *_parts("expanded_conv", "block_{}", "_"), "Conv_1"]
     layers = [layer(scope) for scope in scopes]
     # x / 127.5 - 1
     layers[0] = _fold_input(layers[0], torch.full((3,), 2.0), torch.full((3,), -1.0))
@@ -242,6 +228,19 @@ def _layers_by_order(state: Mapping[str, Tensor]) -> list[Layer]:
         )
     names = ("weight", "bias", "running_mean", "running_var")
     return [Layer(w, *(norm[n] for n in names)) for w, norm in zip(weights, norms.values(), strict=True)]
+
+
+def _parts(first: str, other: str, separator: str) -> list[str]:
+    """How TensorFlow calls the convolutions in MobileNetV2's blocks, of which the first does not expand."""
+    blocks = [first, *(other.format(i) for i in range(1, 17))]
+    parts = ("expand", "depthwise", "project")
+    return [f"{block}{separator}{part}" for block in blocks for part in parts][1:]
+
+
+def _layer(weight: np.ndarray, depthwise: bool, *norm: np.ndarray) -> Layer:
+    """A layer of TensorFlow's arrays: (H, W, in, out) or, depthwise, (H, W, channels, 1)."""
+    weight = weight.transpose(2, 3, 0, 1) if depthwise else weight.transpose(3, 2, 0, 1)
+    return Layer(*(torch.from_numpy(a.copy()) for a in (weight, *norm)))
 
 
 def _from_tensorflow(layers: list[Layer], scale: float, shift: float) -> list[Layer]:

@@ -19,12 +19,12 @@ from amma_core.data.dataset import Video
 from amma_core.training.augmentation import (
     Augmentation,
     Scene,
-    View,
     change_colours,
     draw_view,
     move_boxes,
     paste,
     show,
+    whole_view,
 )
 from amma_core.training.hints import Hints
 from amma_core.training.targets import Targets, join, window_targets
@@ -176,5 +176,5 @@ def stills(videos: list[Video], cache: FrameCache, side: int, most: int = 64) ->
     for video in videos[:: -(-len(videos) // most)]:
         middle = len(cache[video.name]) // 2
         frames = cache[video.name][middle : middle + 1]
-        images.append(show(frames, View(0.0, 0.0, frames.shape[2], frames.shape[1], False), side))
+        images.append(show(frames, whole_view(frames), side))
     return np.concatenate(images).transpose(0, 3, 1, 2)

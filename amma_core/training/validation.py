@@ -11,7 +11,7 @@ from amma_core.evaluation.frame_map import frame_map
 from amma_core.evaluation.tubelets import frame_detections
 from amma_core.evaluation.tubes import annotated_tubes
 from amma_core.network import Amma
-from amma_core.training.augmentation import View, show
+from amma_core.training.augmentation import show, whole_view
 from amma_core.training.samples import clip_numbers
 from amma_core.types import Tubelets
 
@@ -35,8 +35,7 @@ def detect(network: Amma, video: Video, frames: NDArray[np.uint8]) -> list[Tubel
     device = next(network.parameters()).device
     keys = np.append(np.arange(config.clip_length, len(frames), config.clip_length), len(frames))
     clips = clip_numbers(np.append(1, keys), config.clip_length)  # the padding's, then the keys'
-    whole = View(0.0, 0.0, frames.shape[2], frames.shape[1], False)
-    images = torch.from_numpy(show(frames, whole, config.input_size)[clips - 1])
+    images = torch.from_numpy(show(frames, whole_view(frames), config.input_size)[clips - 1])
     features = network.encode(images.to(device).permute(0, 1, 4, 2, 3))
     windows = np.maximum(np.arange(1, len(clips))[:, None] - np.arange(config.clips)[::-1], 0)
     maps = network.head(features[torch.from_numpy(windows).to(device)])

