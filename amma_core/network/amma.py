@@ -32,16 +32,16 @@ class Amma(nn.Module):
         self.shrink = shrink()
         self.branches = Head(config.clips, config.num_classes)
 
+    def inputs(self, clips: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(B, t, 3, S, S) clips -> what the two streams see, (B, 3, S, S) each: newest frames, micro-motion."""
+        if self.micro_motion is None:
+            return normalise(clips[:, -1]), None
+        frames = normalise(clips)
+        return frames[:, -1], self.micro_motion(frames)
+
     def clip_features(self, clips: Tensor) -> Tensor:
         """(B, t, 3, S, S) clips -> (B, 256, S/16, S/16)."""
-        motion = None
-        if self.micro_motion is None:
-            newest = normalise(clips[:, -1])
-        else:
-            frames = normalise(clips)
-            newest = frames[:, -1]
-            motion = self.micro_motion(frames)
-        return self.decoder(self.backbone(newest, motion))
+        return self.decoder(self.backbone(*self.inputs(clips)))
 
     def head_from_clip_features(self, features: Tensor) -> Maps:
         """(B, K, 256, S/16, S/16) clip features, oldest first -> Maps, enlarged first as in the paper."""

@@ -24,6 +24,8 @@ PASTE_MARGIN = 0.1
 """Of its side, around the rectangle that is pasted."""
 PASTE_HIDES = 0.4
 """Share of an action's box below a pasted rectangle from which on it does not count any more."""
+BLEND_SHARE = 0.35
+"""Least share of each of two blended videos: less of one could not be asked for as an action."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,12 @@ class Augmentation:
     """Least side of a crop as a share of the image's."""
     paste: float = 0.0
     """Probability that another video's actors are pasted in: ours, see :func:`paste`."""
+    blend: float = 0.0
+    """Probability that another video shines through: ours, see :func:`blend`."""
+    grey: float = 0.0
+    """Probability that all colour is taken away: ours."""
+    tempo: float = 1.0
+    """Largest factor by which a video runs faster or slower, a new one for each sample: ours."""
 
     @classmethod
     def none(cls) -> "Augmentation":
@@ -177,6 +185,16 @@ def paste(onto: Scene, other: Scene) -> Scene:
     return Scene(images, *joined)
 
 
+def blend(onto: Scene, other: Scene, share: float) -> Scene:
+    """Let the other scene shine through with `share`, 0 to 1, of its brightness. The actions of both count.
+
+    Two videos a time are many more pairs than there are videos, so that they are harder to learn by heart
+    (mixup, Zhang et al. 2018, and for detectors Zhang et al. 2019).
+    """
+    images = cv2.addWeighted(onto.images, 1 - share, other.images, share, 0.0)
+    return Scene(images, *(np.concatenate(both) for both in zip(onto[1:], other[1:], strict=True)))
+
+
 def change_colours(rng: Generator, settings: Augmentation, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """One random change of brightness, contrast, saturation and hue for all (n, H, W, 3) BGR frames."""
     chosen = rng.random(4) < settings.photometric
@@ -187,6 +205,8 @@ def change_colours(rng: Generator, settings: Augmentation, frames: NDArray[np.ui
         settings.hue,
     ]
     brightness, contrast, saturation, hue = np.where(chosen, amounts, 0.0)
+    if settings.grey and rng.random() < settings.grey:
+        chosen[2], saturation = True, -1.0
     if not chosen.any():
         return frames
     values = np.arange(256)

@@ -21,6 +21,19 @@ def spare_slow_kernels(network: Amma) -> None:
             1,
         ):
             module.__class__ = SlicedMaxPool2d
+        elif type(module) is nn.ReLU6:
+            module.__class__ = FrugalReLU6
+
+
+def absorb_norms(network: Amma) -> None:
+    """Let convolutions do the work of the batch norms behind them, in place; weights and names stay.
+
+    For norms that keep their statistics: they are then a scale and a shift, and a pass over every map is
+    saved, forth and back.
+    """
+    for module in network.modules():
+        if type(module) is nn.Sequential:
+            module.__class__ = AbsorbingSequential
 
 
 def keep_freed_memory() -> None:
@@ -38,11 +51,47 @@ def keep_freed_memory() -> None:
 class FullPrecisionConv2d(nn.Conv2d):
     """For 5x5 and for strided depthwise convolutions: bfloat16 makes their gradients 2 to 30 times slower."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        if not (x.requires_grad or self.weight.requires_grad):
-            return super().forward(x)
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if not (x.requires_grad or weight.requires_grad):
+            return super()._conv_forward(x, weight, bias)
         with torch.autocast(x.device.type, enabled=False):
-            return super().forward(x.float())
+            return super()._conv_forward(x.float(), weight, bias)
+
+
+class AbsorbingSequential(nn.Sequential):
+    """Layers one after the other, where a batch norm behind a convolution is computed as a part of it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        layers = list(self)
+        while layers:
+            layer = layers.pop(0)
+            if layers and isinstance(layer, nn.Conv2d) and isinstance(layers[0], nn.BatchNorm2d):
+                norm = layers.pop(0)
+                slope = norm.weight * (norm.running_var + norm.eps).rsqrt()
+                weight, shift = layer.weight * slope.view(-1, 1, 1, 1), norm.bias - norm.running_mean * slope
+                x = layer._conv_forward(x, weight, shift)
+            else:
+                x = layer(x)
+        return x
+
+
+class FrugalReLU6(nn.ReLU6):
+    """In place without a copy: torch keeps the input for the gradient, but the output tells as much."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _Clamp.apply(x) if self.inplace and x.requires_grad else super().forward(x)
+
+
+class _Clamp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.mark_dirty(x)
+        ctx.save_for_backward(x.clamp_(0, 6))
+        return x
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return torch.ops.aten.hardtanh_backward(gradient, *ctx.saved_tensors, 0, 6)
 
 
 class SlicedMaxPool2d(nn.MaxPool2d):

@@ -78,6 +78,9 @@ class Optimisation:
     """Share of that loss's target that is spread over all classes."""
     dropout: float = 0.0
     """Share of a clip's encoded channels that training hides at random."""
+    hidden_appearance: float = 0.0
+    """Share of the windows that training shows the motion of alone, so that what it tells is learned too, and
+    not only what is quicker to learn by heart. For `frozen_norms`: others would take blank frames for usual."""
     clip_gradient: float = 0.0
     """Largest norm of the gradient; 0 leaves it alone."""
     frozen_norms: bool = False

@@ -17,8 +17,10 @@ from amma_core.config import NetworkConfig
 from amma_core.data.cache import FrameCache
 from amma_core.data.dataset import Video
 from amma_core.training.augmentation import (
+    BLEND_SHARE,
     Augmentation,
     Scene,
+    blend,
     change_colours,
     draw_view,
     move_boxes,
@@ -88,14 +90,13 @@ class Samples:
         windows = windows.reshape(keys.shape)
         frames, clip_frames = np.unique(clip_numbers(distinct, length), return_inverse=True)
 
-        size = request.input_size
-        scene = self._look(rng, video, frames, distinct, size)
+        size, ages = request.input_size, (newest - frames, newest - distinct)
+        scene = self._look(rng, video, newest, *ages, size)
         if rng.random() < self.augmentation.paste:
-            other_index, candidates = self._index[rng.integers(len(self._index))]
-            other, shift = self.videos[other_index], int(rng.choice(candidates)) - newest
-            last = len(self.cache[other.name])
-            moved, moved_keys = (np.clip(numbers + shift, 1, last) for numbers in (frames, distinct))
-            scene = paste(scene, self._look(rng, other, moved, moved_keys, size))
+            scene = paste(scene, self._look_elsewhere(rng, *ages, size))
+        if rng.random() < self.augmentation.blend:
+            share = rng.uniform(BLEND_SHARE, 1 - BLEND_SHARE)
+            scene = blend(scene, self._look_elsewhere(rng, *ages, size), share)
 
         grid = size // 8
         targets = []
@@ -106,8 +107,24 @@ class Samples:
             targets.append(window_targets(boxes, labels, self.network.num_classes, grid, hints))
         return Batch(scene.images[clip_frames.reshape(-1, length)], windows, join(targets))
 
-    def _look(self, rng: Generator, video: Video, frames: Ints, keys: Ints, size: int) -> Scene:
-        """Frames of a video, and what happens on some of them, through a view drawn at random."""
+    def _look_elsewhere(self, rng: Generator, frame_ages: Ints, key_ages: Ints, size: int) -> Scene:
+        """As :meth:`_look`, at another sample's video."""
+        index, candidates = self._index[rng.integers(len(self._index))]
+        return self._look(rng, self.videos[index], int(rng.choice(candidates)), frame_ages, key_ages, size)
+
+    def _look(
+        self, rng: Generator, video: Video, newest: int, frame_ages: Ints, key_ages: Ints, size: int
+    ) -> Scene:
+        """Frames of a video, and what happens on some of them, through a view drawn at random.
+
+        Which ones is said by how many frames they are older than `newest`, at a tempo drawn at random.
+        """
+        tempo = self.augmentation.tempo ** rng.uniform(-1.0, 1.0)
+        last = len(self.cache[video.name])
+        frames, keys = (
+            np.clip(newest - np.rint(ages * tempo).astype(np.int64), 1, last)
+            for ages in (frame_ages, key_ages)
+        )
         labels, boxes, present = boxes_at(video, keys)
         view = draw_view(rng, self.augmentation, video.width, video.height, boxes)
         source = self.cache[video.name][frames - 1]

@@ -18,6 +18,7 @@ class Step(nn.Module):
         network: Amma,
         dropout: float = 0.0,
         label_smoothing: float = 0.0,
+        hidden: float = 0.0,
         reader: nn.Module | None = None,
     ):
         super().__init__()
@@ -25,11 +26,16 @@ class Step(nn.Module):
         self.reader = reader
         self.dropout = dropout
         self.label_smoothing = label_smoothing
+        self.hidden = hidden
 
     def forward(self, clips: Tensor, windows: Tensor, targets: Targets) -> Losses:
         config = self.network.config
+        newest, motion = self.network.inputs(clips)
+        if self.hidden:
+            newest = self._hide(newest, windows)
+        encoded = self.network.shrink(self.network.decoder(self.network.backbone(newest, motion)))
         # Whole channels of a clip: single cells would be filled in again from their neighbours.
-        coarse = F.dropout2d(self.network.encode(clips), self.dropout)
+        coarse = F.dropout2d(encoded, self.dropout)
         # As Amma.head, but every clip is enlarged once and not once per window.
         fine = enlarge(coarse, config.grid, config.upsample)
         features = fine[windows]
@@ -38,6 +44,12 @@ class Step(nn.Module):
             return found
         read = self.reader(self._hidden(features, targets))
         return found._replace(hint=disagreement(read, targets.hints))
+
+    def _hide(self, newest: Tensor, windows: Tensor) -> Tensor:
+        """Paint over the (N, 3, S, S) newest frames of some windows: there only motion tells what happens."""
+        shown = torch.ones(len(newest), device=newest.device)
+        shown[windows[torch.rand(len(windows), device=newest.device) < self.hidden]] = 0.0
+        return newest * shown[:, None, None, None]
 
     def _hidden(self, features: Tensor, targets: Targets) -> Tensor:
         """(P, 256) what the center branch's classes are told from, at the actions' newest centres."""

@@ -23,7 +23,7 @@ from amma_core.errors import AmmaError
 from amma_core.files import written_whole
 from amma_core.network import Amma
 from amma_core.network.heads import HIDDEN_CHANNELS
-from amma_core.training.cpu import keep_freed_memory, spare_slow_kernels
+from amma_core.training.cpu import absorb_norms, keep_freed_memory, spare_slow_kernels
 from amma_core.training.hints import open_or_make
 from amma_core.training.inherit import inherit
 from amma_core.training.initial_weights import WITHOUT_STATISTICS, load_initial_weights, settle_norms
@@ -76,6 +76,8 @@ def train(recipe: Recipe, folder: Path, weights_cache: Path) -> Path:
     network.to(fabric.device, memory_format=torch.channels_last)
     if fabric.device.type == "cpu":
         spare_slow_kernels(network)
+        if recipe.optimisation.frozen_norms:
+            absorb_norms(network)
         keep_freed_memory()
 
     hints = None
@@ -222,7 +224,9 @@ class Run:
         freeze(self.network, phase.frozen_stages)
         self.network.config = replace(self.final_config, input_size=phase.input_size)
         settings = self.recipe.optimisation
-        step = Step(self.network, settings.dropout, settings.label_smoothing, self.reader)
+        step = Step(
+            self.network, settings.dropout, settings.label_smoothing, settings.hidden_appearance, self.reader
+        )
         return self.fabric.setup_module(step, move_to_device=False)
 
     def _epoch(self, epoch: int, step: nn.Module) -> dict:

@@ -7,6 +7,7 @@ from amma_core.training.augmentation import (
     Augmentation,
     Scene,
     View,
+    blend,
     change_colours,
     draw_view,
     move_boxes,
@@ -171,3 +172,16 @@ def test_an_action_that_is_pasted_over_does_not_count():
 def test_nothing_is_pasted_of_a_scene_without_actions():
     onto = scene(1, (0.0, 0.0, 0.4, 0.4))
     assert paste(onto, scene(2, (0.5, 0.5, 1.0, 0.7), present=False)) is onto
+
+
+def test_blending_shows_both_scenes_and_keeps_both_actions():
+    both = blend(scene(100, (0.0, 0.0, 0.4, 0.4)), scene(200, (0.1, 0.1, 0.4, 0.4)), share=0.4)
+    assert (both.images == 140).all()
+    assert both.labels.tolist() == [100, 200]
+    assert both.boxes[:, 0].tolist() == [[0.0, 0.0, 0.4, 0.4], [0.1, 0.1, 0.4, 0.4]]
+
+
+def test_grey_takes_all_colour_and_leaves_light():
+    settings = Augmentation(photometric=0.0, grey=1.0)
+    changed = change_colours(np.random.default_rng(6), settings, picture())
+    np.testing.assert_array_equal(changed, np.repeat(picture().max(axis=-1, keepdims=True), 3, axis=-1))

@@ -8,13 +8,18 @@ from torch import nn
 
 from amma_core.config import NetworkConfig
 from amma_core.network import Amma
-from amma_core.training.cpu import FullPrecisionConv2d, spare_slow_kernels
+from amma_core.training.cpu import FullPrecisionConv2d, absorb_norms, spare_slow_kernels
 
 
-@pytest.mark.parametrize("backbone", ["efficientnet_lite0", "mobilenet_v2", "resnet18"])
-def test_the_same_is_computed_in_another_way(backbone):
+@pytest.mark.parametrize("frozen_norms", [False, True])
+@pytest.mark.parametrize("backbone", ["efficientnet_lite0", "mobilenet_v2", "resnet18", "shufflenet_v2"])
+def test_the_same_is_computed_in_another_way(backbone, frozen_norms):
     torch.manual_seed(0)
     network = Amma(NetworkConfig(num_classes=2, backbone=backbone, input_size=64)).train()
+    for norm in [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]:
+        norm.train(not frozen_norms)
+        for values in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+            nn.init.uniform_(values, 0.5, 1.5)
     clips = torch.randint(0, 256, (3, 4, 3, 64, 64), dtype=torch.uint8)
     state = network.state_dict()
 
@@ -22,10 +27,12 @@ def test_the_same_is_computed_in_another_way(backbone):
         network.zero_grad()
         answer = network.encode(clips)
         answer.square().sum().backward()
-        return answer.detach(), network.backbone.appearance[0][0].weight.grad.clone()
+        return answer.detach(), [value.grad for value in network.parameters() if value.grad is not None]
 
     before = answer_and_gradient()
     spare_slow_kernels(network)
+    if frozen_norms:
+        absorb_norms(network)
     after = answer_and_gradient()
     torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-3)
     assert network.state_dict().keys() == state.keys()

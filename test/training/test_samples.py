@@ -135,6 +135,35 @@ def test_a_pasted_actor_moves_in_step_with_its_own_frames(cache):
     assert {(0, 1), (1, 0)} <= pairs
 
 
+def test_a_blended_video_shines_through_all_frames(cache):
+    plain = samples(cache)
+    blending = Samples(plain.videos, cache, plain.network, replace(Augmentation.none(), blend=1.0))
+    seen = set()
+    for number in range(len(blending)):
+        clips, _, targets = blending[Request(0, number, 64)]
+        assert (clips == clips[:, :, :1, :1]).all()
+        assert len(targets.labels) == 2
+        seen.add(tuple(targets.labels.tolist()))
+    assert {(0, 1), (1, 0)} <= seen
+
+
+def test_tempo_changes_how_far_apart_frames_are(cache):
+    plain = samples(cache)
+    hurried = Samples(plain.videos, cache, plain.network, replace(Augmentation.none(), tempo=2.0))
+    spans = []
+    for epoch in range(30):
+        clips, windows, targets = hurried[Request(epoch, 11, 64)]  # v, frame 12
+        numbers = clips[windows[0], :, 0, 0, 0].astype(int).ravel()
+        assert numbers[-1] == 12
+        assert (np.diff(numbers) >= 0).all()
+        spans.append(12 - numbers[-4])  # 3 frames at the usual tempo
+        # The boxes are those of the frames that are shown.
+        keys = clips[windows[0], -1, 0, 0, 0]
+        np.testing.assert_allclose(targets.movement[0, :, 0] + targets.cells[0, -1, 0], (keys + 8) / 4)
+    assert min(spans) == 2
+    assert max(spans) in (5, 6)
+
+
 def test_hints_are_the_mean_over_the_clips_of_the_window(cache):
     steps = np.array([[[0.0, 5.0], [2.0, 5.0]]])  # 12 frames are two steps
     hints = Hints({"v": steps, "w": steps})
