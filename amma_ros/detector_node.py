@@ -3,7 +3,6 @@
 Two threads: ROS calls come in on one, which hands images over and never waits; the other looks at them.
 """
 
-import gc
 import sys
 import time
 import traceback
@@ -72,8 +71,11 @@ class DetectorNode(ManagedNode):
             self.destroy_service(self._service)
             self.destroy_publisher(self._label_info)
             self._service = self._label_info = None
-        self._model = self._runtime = None
-        _free_gpu_memory()
+        if self._model is not None:
+            from amma_core.runtime.torch_runtime import free_gpu_memory
+
+            self._model = self._runtime = None
+            free_gpu_memory()
 
     def start(self) -> None:
         self._begin(self._model)
@@ -197,14 +199,6 @@ class DetectorNode(ManagedNode):
         for camera in cameras:
             if not camera.stream.waiting:
                 camera.settle()
-
-
-def _free_gpu_memory() -> None:
-    """Give back what torch keeps for the next model."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        gc.collect()
-        torch.cuda.empty_cache()
 
 
 def main() -> int:

@@ -1,5 +1,6 @@
 """The network in torch, on a CPU or a GPU."""
 
+import gc
 from collections.abc import Sequence
 from copy import deepcopy
 
@@ -49,6 +50,13 @@ class TorchRuntime:
     def _autocast(self) -> torch.autocast:
         lower = self.precision is not torch.float32
         return torch.autocast(self.device.type, dtype=self.precision if lower else None, enabled=lower)
+
+
+def free_gpu_memory() -> None:
+    """Give back to the GPU what torch keeps of runtimes that nobody holds any more."""
+    if torch.cuda.is_initialized():
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def fold_batch_norm(network: nn.Module) -> nn.Module:

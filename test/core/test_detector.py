@@ -9,7 +9,7 @@ from amma_core.decoding import decode
 from amma_core.detector import ActionDetector
 from amma_core.errors import AmmaError
 from amma_core.network import Amma
-from amma_core.runtime.torch_runtime import TorchRuntime, fold_batch_norm
+from amma_core.runtime.torch_runtime import TorchRuntime, fold_batch_norm, free_gpu_memory
 from amma_core.streams import FeatureCache, infer
 
 STEP = 33_000_000  # nanoseconds between frames
@@ -248,6 +248,22 @@ def test_settings_are_checked(runtimes):
     if not torch.cuda.is_available():
         with pytest.raises(AmmaError, match="sees 0 GPUs"):
             TorchRuntime(runtimes["mobilenet_v2"]._network, "cuda")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+def test_a_gpu_gets_its_memory_back(runtimes):
+    """What is left are torch's own workspaces, which do not grow with each model."""
+    left = []
+    for _ in range(3):
+        runtime = TorchRuntime(Amma(runtimes["resnet18"].config), "cuda")
+        features = runtime.encode(np.zeros((8, 4, 64, 64, 3), np.uint8))
+        runtime.head([features[:3]])
+        used = torch.cuda.memory_reserved()
+        del runtime, features
+        free_gpu_memory()
+        left.append(torch.cuda.memory_reserved())
+    assert left[-1] == left[0]
+    assert left[-1] < used / 2
 
 
 def test_scores_under_the_minimum_are_left_out(runtimes):
