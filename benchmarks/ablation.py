@@ -1,11 +1,13 @@
 """The paper's ablation: what micro-motion and the clips before the newest are worth.
 
-    python benchmarks/ablation.py config/train/jhmdb21_ablation.yaml --set data.annotations=PATH --seeds 0 1
+    python benchmarks/ablation.py config/train/jhmdb21_ablation_1clip.yaml config/train/jhmdb21_ablation.yaml \\
+        --set data.annotations=PATH --seeds 0 1
 
-Trains the recipe's network as it is, without motion, with plain differences, and with fewer clips, each once
-per seed, and judges every model on the recipe's test split, streaming as deployed. What has been trained and
-judged is not done again, so a run that was cut short goes on. With one clip, tubelets have one box: frame-mAP
-then counts the key frames alone, and video-mAP is what can be compared.
+Trains a network of one clip by the first recipe for each kind of motion (none, plain differences, learned ones), lets
+networks of K clips grow from them by the second, each once per seed, and judges these on the recipe's test split,
+streaming as deployed. What has been trained and judged is not done again, so a run that was cut short goes on, and
+two with a seed each may run beside each other. With one clip, tubelets have one box: frame-mAP then counts the key
+frames alone, and video-mAP is what can be compared.
 """
 
 import argparse
@@ -19,12 +21,13 @@ import numpy as np
 from amma_core.training.recipe import load_recipe
 
 VARIANTS = {
-    "RGB alone": ["network.motion=none", "appearance_share=null"],
-    "MM_Diff": ["network.motion=diff"],
-    "MM_Conv_Diff": ["network.motion=conv_diff"],
-    "MM_Conv_Diff, K = 1": ["network.clips=1"],
-    "MM_Conv_Diff, K = 3": ["network.clips=3"],
+    "RGB alone": ("none", 5),
+    "MM_Diff": ("diff", 5),
+    "MM_Conv_Diff": ("conv_diff", 5),
+    "MM_Conv_Diff, K = 1": ("conv_diff", 1),
+    "MM_Conv_Diff, K = 3": ("conv_diff", 3),
 }
+"""Micro-motion and K."""
 METRICS = ("frame_mAP@0.5", "video_mAP@0.5", "video_mAP@0.5:0.95")
 
 
@@ -32,8 +35,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("recipe", type=Path, help="as for `amma train`")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting")
+    parser.add_argument("first", type=Path, help="recipe for one clip, as for `amma train`")
+    parser.add_argument("second", type=Path, help="recipe for K clips, whose initial_model will be the first's")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting of both"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument(
         "--variants",
@@ -49,18 +55,28 @@ def main() -> None:
     results = {name: [] for name in arguments.variants}
     for seed in arguments.seeds:
         for name in arguments.variants:
-            changes = [*arguments.set, *VARIANTS[name], f"seed={seed}"]
-            folder = arguments.output / f"{name.replace(' ', '').replace(',', '_')}-{seed}"
-            results[name].append(trained_and_judged(arguments.recipe, changes, folder, arguments.workers))
+            motion, clips = VARIANTS[name]
+            changes = [*arguments.set, f"seed={seed}", f"network.motion={motion}"]
+            first = arguments.output / f"1clip-{motion}-{seed}"
+            # Without motion there is nothing to share with.
+            shares = ["appearance_share=null"] if motion == "none" else []
+            trained(arguments.first, [*changes, "network.clips=1", *shares], first)
+            changes += [f"network.clips={clips}", f"initial_model={first / 'last'}"]
+            folder = arguments.output / f"{clips}clips-{motion}-{seed}"
+            trained(arguments.second, changes, folder)
+            results[name].append(judged(arguments.second, changes, folder, arguments.workers))
     print(table(results))
 
 
-def trained_and_judged(recipe: Path, changes: list[str], folder: Path, workers: int) -> dict:
-    """The metrics of a variant on the test split; trains and judges it unless that was done before."""
+def trained(recipe: Path, changes: list[str], folder: Path) -> None:
+    if not (folder / "last").exists():
+        amma("train", str(recipe), *(f"--set={change}" for change in changes), "--output", str(folder))
+
+
+def judged(recipe: Path, changes: list[str], folder: Path, workers: int) -> dict:
+    """The metrics of a trained network on the recipe's test split."""
     data = load_recipe(recipe, changes).data
     if not (folder / "metrics.json").exists():
-        given = [word for change in changes for word in ("--set", change)]
-        amma("train", str(recipe), *given, "--output", str(folder))
         judge = ["--split", data.test, "--workers", str(workers), "--output", str(folder)]
         amma("evaluate-model", str(folder / "last"), data.annotations, *judge)
     return json.loads((folder / "metrics.json").read_text())
