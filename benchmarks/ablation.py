@@ -36,7 +36,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("first", type=Path, help="recipe for one clip, as for `amma train`")
-    parser.add_argument("second", type=Path, help="recipe for K clips, whose initial_model will be the first's")
+    parser.add_argument(
+        "second", type=Path, help="recipe for K clips, whose initial_model will be the first's"
+    )
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting of both"
     )

@@ -14,6 +14,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from amma_core.boxes import iou
+from amma_core.errors import AmmaError
 
 FILL = (104, 114, 120)
 """Mean colour, BGR, around an image that was made smaller."""
@@ -55,6 +56,10 @@ class Augmentation:
     """Probability that all colour is taken away: ours."""
     tempo: float = 1.0
     """Largest factor by which a video runs faster or slower, a new one for each sample: ours."""
+
+    def __post_init__(self):
+        if not self.tempo >= 1:
+            raise AmmaError(f"augmentation.tempo is {self.tempo}, but must be 1 (as filmed) or more")
 
     @classmethod
     def none(cls) -> "Augmentation":

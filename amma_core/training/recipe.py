@@ -152,7 +152,13 @@ class Recipe:
 
     def network_config(self, num_classes: int) -> NetworkConfig:
         values = {**self.network, "num_classes": num_classes, "input_size": self.phases[-1].input_size}
-        return NetworkConfig.from_dict(values, "network")
+        config = NetworkConfig.from_dict(values, "network")
+        if self.optimisation.hidden_appearance and config.motion == "none":
+            raise AmmaError(
+                f"optimisation.hidden_appearance is {self.optimisation.hidden_appearance}, but a network without "
+                "motion would see nothing then: make it 0"
+            )
+        return config
 
     def to_dict(self) -> dict:
         return asdict(self)

@@ -275,12 +275,19 @@ def test_the_average_forgets_its_start_quickly():
         ("optimisation.batch=x", "must be of type int"),
         ("network.backbone=resnet99", "backbone is 'resnet99'"),
         ("seed", "write it as name=value"),
+        ("augmentation.tempo=0.5", "tempo is 0.5, but must be 1"),
         ("optimisation.rate=0", "rate is 0.0, but nothing is learned unless it is above 0"),
     ],
 )
 def test_wrong_settings_are_named(config, override, message):
     with pytest.raises(AmmaError, match=message):
         load_recipe(config, [override]).network_config(2)
+
+
+def test_nothing_to_see_is_refused(config):
+    changes = ["network.motion=none", "optimisation.hidden_appearance=0.2"]
+    with pytest.raises(AmmaError, match="hidden_appearance is 0.2, but a network without motion"):
+        load_recipe(config, changes).network_config(2)
 
 
 def test_shares_of_fusions_that_are_not_there_are_refused(config, tmp_path):
