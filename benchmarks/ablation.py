@@ -1,13 +1,13 @@
 """The paper's ablation: what micro-motion and the clips before the newest are worth.
 
-    python benchmarks/ablation.py config/train/jhmdb21_ablation_1clip.yaml config/train/jhmdb21_ablation.yaml \\
-        --set data.annotations=PATH --seeds 0 1
+    python benchmarks/ablation.py config/train/jhmdb21_ablation_1clip.yaml \\
+        config/train/jhmdb21_ablation.yaml --set data.annotations=PATH --seeds 0 1
 
-Trains a network of one clip by the first recipe for each kind of motion (none, plain differences, learned ones), lets
-networks of K clips grow from them by the second, each once per seed, and judges these on the recipe's test split,
-streaming as deployed. What has been trained and judged is not done again, so a run that was cut short goes on, and
-two with a seed each may run beside each other. With one clip, tubelets have one box: frame-mAP then counts the key
-frames alone, and video-mAP is what can be compared.
+Trains a network of one clip by the first recipe for each kind of motion (none, plain differences, learned
+ones), lets networks of K clips grow from them by the second, each once per seed, and judges these on the
+recipe's test split, streaming as deployed. What has been trained and judged is not done again, so a run that
+was cut short goes on, and two with a seed each may run beside each other. With one clip, tubelets have one
+box: frame-mAP then counts the key frames alone, and video-mAP is what can be compared.
 """
 
 import argparse
@@ -36,9 +36,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("first", type=Path, help="recipe for one clip, as for `amma train`")
-    parser.add_argument(
-        "second", type=Path, help="recipe for K clips, whose initial_model will be the first's"
-    )
+    parser.add_argument("second", type=Path, help="recipe for K clips; its initial_model is the first's")
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting of both"
     )

@@ -33,7 +33,7 @@ class Amma(nn.Module):
         self.branches = Head(config.clips, config.num_classes)
 
     def inputs(self, clips: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(B, t, 3, S, S) clips -> what the two streams see, (B, 3, S, S) each: newest frames, micro-motion."""
+        """(B, t, 3, S, S) clips -> newest frames and micro-motion, (B, 3, S, S) each, for the streams."""
         if self.micro_motion is None:
             return normalise(clips[:, -1]), None
         frames = normalise(clips)

@@ -79,8 +79,9 @@ class Optimisation:
     dropout: float = 0.0
     """Share of a clip's encoded channels that training hides at random."""
     hidden_appearance: float = 0.0
-    """Share of the windows that training shows the motion of alone, so that what it tells is learned too, and
-    not only what is quicker to learn by heart. For `frozen_norms`: others would take blank frames for usual."""
+    """Share of the windows of which training shows the motion alone, so that what it tells is learned too,
+    and not only what is quicker to learn by heart. Needs `frozen_norms`: others would take blank frames for
+    usual."""
     clip_gradient: float = 0.0
     """Largest norm of the gradient; 0 leaves it alone."""
     frozen_norms: bool = False
@@ -155,8 +156,8 @@ class Recipe:
         config = NetworkConfig.from_dict(values, "network")
         if self.optimisation.hidden_appearance and config.motion == "none":
             raise AmmaError(
-                f"optimisation.hidden_appearance is {self.optimisation.hidden_appearance}, but a network without "
-                "motion would see nothing then: make it 0"
+                f"optimisation.hidden_appearance is {self.optimisation.hidden_appearance}, but a network "
+                "without motion would see nothing then: make it 0"
             )
         return config
 

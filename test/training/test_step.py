@@ -6,13 +6,13 @@ from amma_core.network import Amma
 from amma_core.training.step import Step
 from amma_core.training.targets import Targets, join, window_targets
 
+CONFIG = NetworkConfig(num_classes=2, backbone="mobilenet_v2", clips=2, input_size=64)
+
 
 def test_hidden_windows_show_their_motion_alone():
     """Lighter frames look different and move the same."""
     torch.manual_seed(0)
-    network = Amma(
-        NetworkConfig(num_classes=2, backbone="mobilenet_v2", clips=2, input_size=64)
-    )  # in training, where norms make much of little
+    network = Amma(CONFIG)  # in training, where norms make much of little
     clips = torch.randint(0, 200, (4, 4, 3, 64, 64))
     windows = torch.tensor([[0, 1], [2, 3]])
     box = np.full((1, 2, 4), [2.0, 2.0, 5.0, 6.0])
@@ -31,9 +31,7 @@ def test_hidden_windows_show_their_motion_alone():
 
 def test_as_many_windows_are_hidden_as_the_recipe_says():
     torch.manual_seed(0)
-    step = Step(
-        Amma(NetworkConfig(num_classes=2, backbone="mobilenet_v2", clips=2, input_size=64)), hidden=0.5
-    )
+    step = Step(Amma(CONFIG), hidden=0.5)
     windows = torch.arange(400).unflatten(0, (200, 2))
     hidden = (step._hide(torch.ones(400, 3, 8, 8), windows) == 0).all(dim=(1, 2, 3)).unflatten(0, (200, 2))
     assert (hidden[:, 0] == hidden[:, 1]).all()  # the whole window or nothing of it

@@ -286,7 +286,7 @@ def test_wrong_settings_are_named(config, override, message):
 
 def test_nothing_to_see_is_refused(config):
     changes = ["network.motion=none", "optimisation.hidden_appearance=0.2"]
-    with pytest.raises(AmmaError, match="hidden_appearance is 0.2, but a network without motion"):
+    with pytest.raises(AmmaError, match=r"hidden_appearance is 0\.2, but a network without motion"):
         load_recipe(config, changes).network_config(2)
 
 
