@@ -14,10 +14,10 @@ import torch
 from amma_core.data.cache import open_or_build
 from amma_core.data.dataset import load_dataset
 from amma_core.network import Amma
-from amma_core.training.cpu import keep_freed_memory, spare_slow_kernels
+from amma_core.training.cpu import make_faster
 from amma_core.training.loading import Epochs, to_loader, to_step
 from amma_core.training.losses import Losses
-from amma_core.training.optimizer import freeze, make_optimizer
+from amma_core.training.optimizer import freeze, make_optimizer, to_training
 from amma_core.training.recipe import load_recipe
 from amma_core.training.samples import Samples
 from amma_core.training.step import Step
@@ -40,8 +40,8 @@ def main() -> None:
     network = Amma(recipe.network_config(len(dataset.labels)))
     network.to(fabric.device, memory_format=torch.channels_last)
     if fabric.device.type == "cpu":
-        spare_slow_kernels(network)
-        keep_freed_memory()
+        make_faster(network, recipe.optimisation.frozen_norms)
+    to_training(network, recipe.optimisation.frozen_norms)
     optimizer = fabric.setup_optimizers(make_optimizer(network, recipe.optimisation))
     samples = Samples(
         videos,

@@ -27,6 +27,15 @@ def freeze(network: Amma, stages: int) -> None:
         layer.requires_grad_(True)
 
 
+def to_training(network: Amma, frozen_norms: bool) -> None:
+    """Put `network` in training mode, but for batch norms that keep their statistics."""
+    network.train()
+    if frozen_norms:
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+
+
 def new_layers(network: Amma) -> list[nn.Module]:
     """Layers of the backbone without a pre-trained start: the mobile ones' last convolution and norm."""
     last = network.backbone.appearance[-1]

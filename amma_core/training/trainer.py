@@ -23,13 +23,13 @@ from amma_core.errors import AmmaError
 from amma_core.files import written_whole
 from amma_core.network import Amma
 from amma_core.network.heads import HIDDEN_CHANNELS
-from amma_core.training.cpu import absorb_norms, keep_freed_memory, spare_slow_kernels
+from amma_core.training.cpu import make_faster
 from amma_core.training.hints import open_or_make
 from amma_core.training.inherit import inherit
 from amma_core.training.initial_weights import WITHOUT_STATISTICS, load_initial_weights, settle_norms
 from amma_core.training.loading import Epochs, to_loader, to_step
 from amma_core.training.losses import Losses
-from amma_core.training.optimizer import Average, freeze, make_optimizer, rate_factor
+from amma_core.training.optimizer import Average, freeze, make_optimizer, rate_factor, to_training
 from amma_core.training.recipe import Data, Machine, Phase, Recipe
 from amma_core.training.samples import Samples, stills
 from amma_core.training.step import Step
@@ -75,10 +75,7 @@ def train(recipe: Recipe, folder: Path, weights_cache: Path) -> Path:
             shares.copy_(torch.tensor(recipe.appearance_share))
     network.to(fabric.device, memory_format=torch.channels_last)
     if fabric.device.type == "cpu":
-        spare_slow_kernels(network)
-        if recipe.optimisation.frozen_norms:
-            absorb_norms(network)
-        keep_freed_memory()
+        make_faster(network, recipe.optimisation.frozen_norms)
 
     hints = None
     if recipe.teacher is not None:
@@ -231,11 +228,7 @@ class Run:
 
     def _epoch(self, epoch: int, step: nn.Module) -> dict:
         settings = self.recipe.optimisation
-        self.network.train()
-        if settings.frozen_norms:
-            for module in self.network.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.eval()
+        to_training(self.network, settings.frozen_norms)
         self.epochs.epoch = epoch
         total = torch.zeros(len(Losses._fields))
         bar = tqdm(
