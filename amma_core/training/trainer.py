@@ -57,22 +57,21 @@ def train(recipe: Recipe, folder: Path, weights_cache: Path) -> Path:
     torch.manual_seed(recipe.seed)
     config = recipe.network_config(len(dataset.labels))
     network = Amma(config)
+    if recipe.appearance_share is not None:
+        shares = network.backbone.appearance_share.data
+        if len(recipe.appearance_share) != len(shares):
+            raise AmmaError(
+                f"appearance_share has {len(recipe.appearance_share)} values, but the network has "
+                f"{len(shares)} fusions"
+            )
+        shares.copy_(torch.tensor(recipe.appearance_share))
     if recipe.initial_model is not None:
         inherit(network, bundle.load(recipe.initial_model), dataset.labels)
-    else:
-        if recipe.initial_weights is not None:
-            with fabric.rank_zero_first():
-                load_initial_weights(network, recipe.initial_weights, weights_cache)
-            if recipe.initial_weights in WITHOUT_STATISTICS:
-                settle_norms(network, torch.from_numpy(stills(training, cache, recipe.phases[0].input_size)))
-        if recipe.appearance_share is not None:
-            shares = network.backbone.appearance_share.data
-            if len(recipe.appearance_share) != len(shares):
-                raise AmmaError(
-                    f"appearance_share has {len(recipe.appearance_share)} values, but the network has "
-                    f"{len(shares)} fusions"
-                )
-            shares.copy_(torch.tensor(recipe.appearance_share))
+    elif recipe.initial_weights is not None:
+        with fabric.rank_zero_first():
+            load_initial_weights(network, recipe.initial_weights, weights_cache)
+        if recipe.initial_weights in WITHOUT_STATISTICS:
+            settle_norms(network, torch.from_numpy(stills(training, cache, recipe.phases[0].input_size)))
     network.to(fabric.device, memory_format=torch.channels_last)
     if fabric.device.type == "cpu":
         make_faster(network, recipe.optimisation.frozen_norms)

@@ -47,6 +47,23 @@ def test_other_labels_get_new_outputs_and_everything_else(tmp_path):
         torch.testing.assert_close(weight, start.get(name, theirs[name]), rtol=0, atol=0)
 
 
+def test_motion_grows_on_a_network_without(tmp_path):
+    """While appearance alone counts, the grown network says the same. The motion stages are its twins."""
+    parent, child = make(2, motion="none"), make(2)
+    filters = child.micro_motion.filters.weight.clone()
+    child.backbone.appearance_share.data.fill_(1.0)
+    inherit(child, saved(tmp_path, parent), LABELS)
+    parent = bundle.load(tmp_path / "parent").build()
+    clips = torch.randint(0, 256, (1, 2, 4, 3, 64, 64))
+    with torch.inference_mode():
+        torch.testing.assert_close(child(clips), parent(clips))
+    for twin, stage in zip(child.backbone.motion, child.backbone.appearance, strict=False):
+        torch.testing.assert_close(twin.state_dict(), stage.state_dict(), rtol=0, atol=0)
+    assert (child.micro_motion.filters.weight == filters).all()
+    with pytest.raises(AmmaError, match="motion"):
+        inherit(make(2, motion="none"), saved(tmp_path, child), LABELS)
+
+
 @pytest.mark.parametrize(
     ("settings", "problem"), [({"clips": 3}, "sees 2 clips"), ({"clips": 2, "motion": "diff"}, "motion")]
 )
