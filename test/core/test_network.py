@@ -110,6 +110,15 @@ class TestMicroMotion:
             got = module(clip)[:, i, ::2, ::2]
             torch.testing.assert_close(got, expected)
 
+    def test_conv_diff_begins_as_diff_and_all_its_filters_learn(self):
+        torch.manual_seed(2)
+        module, plain = (MicroMotion(learned=learned, upsample="nearest") for learned in (True, False))
+        clip = torch.randn(1, 4, 3, 32, 32)
+        motion = module(clip)
+        assert (motion - plain(clip)).norm() < 0.02 * motion.norm()
+        motion.square().sum().backward()
+        assert (module.filters.weight.grad.flatten(1).norm(dim=1) > 0).all()
+
     def test_bias_cancels(self):
         module = MicroMotion(learned=True, upsample="bilinear")
         clip = torch.randn(1, 4, 3, 16, 16)
