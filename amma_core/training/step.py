@@ -42,7 +42,7 @@ class Step(nn.Module):
         found = losses(self.network.branches(features), targets, self.label_smoothing)
         if self.reader is None:
             return found
-        read = self.reader(self._hidden(features, targets))
+        read = self.reader(self._before_classes(features, targets))
         return found._replace(hint=disagreement(read, targets.hints))
 
     def _hide(self, newest: Tensor, windows: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ class Step(nn.Module):
         shown[windows[torch.rand(len(windows), device=newest.device) < self.hidden]] = 0.0
         return newest * shown[:, None, None, None]
 
-    def _hidden(self, features: Tensor, targets: Targets) -> Tensor:
+    def _before_classes(self, features: Tensor, targets: Targets) -> Tensor:
         """(P, 256) what the center branch's classes are told from, at the actions' newest centres."""
         columns, rows = (cell[:, None, None] for cell in targets.cells[:, -1].unbind(dim=1))
         three = torch.arange(3, device=features.device)

@@ -93,7 +93,7 @@ def test_hints_are_read_where_the_classes_are_told():
     nothing = torch.zeros(2, 2, 2)
     targets = Targets(torch.zeros(3, 2, 8, 8), window, window, cells, nothing, nothing, torch.zeros(2, 4))
     with torch.no_grad():
-        hidden = Step(network)._hidden(features, targets)
+        hidden = Step(network)._before_classes(features, targets)
         whole = network.branches.center[:2](features.flatten(1, 2))
     torch.testing.assert_close(hidden, torch.stack([whole[2, :, 7, 0], whole[0, :, 2, 5]]))
 
