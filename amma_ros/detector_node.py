@@ -71,10 +71,10 @@ class DetectorNode(ManagedNode):
             self.destroy_service(self._service)
             self.destroy_publisher(self._label_info)
             self._service = self._label_info = None
-        if self._model is not None:
+        self._model = self._runtime = None
+        if "torch" in sys.modules:  # also where loading a model failed half way
             from amma_core.runtime.torch_runtime import free_gpu_memory
 
-            self._model = self._runtime = None
             free_gpu_memory()
 
     def start(self) -> None:

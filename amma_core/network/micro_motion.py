@@ -39,7 +39,7 @@ class MicroMotion(nn.Module):
 def _nearly_the_colours() -> nn.Conv2d:
     """Filters that are learned from plain differences on: three of the eight begin as the colours themselves.
 
-    Filters that begin at random stay nearly random for thousands of steps, and tell less than the colours do.
+    Filters that begin at random are nearly as random after a thousand steps, and tell less than the colours.
     The others begin small, not at 0, where the length of the difference has no slope.
     """
     filters = nn.Conv2d(3, 8, kernel_size=5, padding=2)

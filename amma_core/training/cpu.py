@@ -67,13 +67,15 @@ class FullPrecisionConv2d(nn.Conv2d):
 
 
 class AbsorbingSequential(nn.Sequential):
-    """Layers one after the other, where a batch norm behind a convolution is computed as a part of it."""
+    """Layers one after the other, where a batch norm behind a convolution without bias is computed as a part
+    of it."""
 
     def forward(self, x: Tensor) -> Tensor:
         layers = list(self)
         while layers:
             layer = layers.pop(0)
-            if layers and isinstance(layer, nn.Conv2d) and isinstance(layers[0], nn.BatchNorm2d):
+            normed = bool(layers) and isinstance(layers[0], nn.BatchNorm2d)
+            if normed and isinstance(layer, nn.Conv2d) and layer.bias is None:
                 norm = layers.pop(0)
                 slope = norm.weight * (norm.running_var + norm.eps).rsqrt()
                 weight, shift = layer.weight * slope.view(-1, 1, 1, 1), norm.bias - norm.running_mean * slope
