@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor, nn
 
 from amma_core.bundle import Bundle
 from amma_core.errors import AmmaError
 from amma_core.network import Amma
+from amma_core.network.micro_motion import normalise
 
 OF_CLASSES = ("branches.center.2.weight", "branches.center.2.bias")
 """The only weights that belong to the labels."""
@@ -15,23 +17,25 @@ OF_STACKED_CLIPS = ("branches.center.0.weight", "branches.trajectory.0.weight")
 OF_KEY_FRAMES = ("branches.trajectory.2.weight", "branches.trajectory.2.bias")
 """Have an output for each clip of the window."""
 
-OF_MOTION = ("micro_motion.", "backbone.appearance_share")
-"""Beginnings of the names of weights that nothing stands for where there is no motion."""
+SHARES = "backbone.appearance_share"
 
 
-def inherit(network: Amma, bundle: Bundle, labels: Sequence[str]) -> None:
+def inherit(network: Amma, bundle: Bundle, labels: Sequence[str], new_motion: bool = False) -> bool:
     """Fill `network`, for actions `labels`, in place with what it can take over of a trained model.
 
     With other labels the class outputs keep their random start. A model of one clip may start a network of
     K clips: it then answers as the one-clip model does for the mean of the K clips' features, as image
     networks are inflated in time (Carreira and Zisserman 2017), but training such a model first sees K times
-    as many different clips in the same time. A model without motion may start a network with it: the motion
-    stages begin as the appearance's, the shares and the micro-motion filters stay `network`'s own. Raises
-    AmmaError where backbone, motion or clips don't fit.
+    as many different clips in the same time. A model without motion may start a network with it, and so may
+    one whose motion is to begin anew (`new_motion`): the motion stages begin as the appearance's, the
+    micro-motion filters stay `network`'s own, and so do the shares where the model has none.
+
+    Returns whether the motion stream begins anew: it wants :func:`settle_motion` then. Raises AmmaError
+    where backbone, motion or clips don't fit.
     """
     ours, theirs = network.config, bundle.network
-    grows_motion = theirs.motion == "none" and ours.motion != "none"
-    for name in ("backbone",) if grows_motion else ("backbone", "motion", "fusion_stages"):
+    begins_motion = ours.motion != "none" and (theirs.motion == "none" or new_motion)
+    for name in ("backbone",) if begins_motion else ("backbone", "motion", "fusion_stages"):
         if getattr(ours, name) != getattr(theirs, name):
             raise AmmaError(
                 f"initial_model: {bundle.path} has {name} {getattr(theirs, name)!r}, "
@@ -49,12 +53,38 @@ def inherit(network: Amma, bundle: Bundle, labels: Sequence[str]) -> None:
         for name in OF_KEY_FRAMES:
             weights[name] = torch.cat([weights[name]] * ours.clips)
     start = network.state_dict()
-    if grows_motion:
+    if begins_motion:
+        weights = {name: value for name, value in weights.items() if not name.startswith("micro_motion.")}
+        weights |= {name: value for name, value in start.items() if name.startswith("micro_motion.")}
         for name in start:
             if name.startswith("backbone.motion."):
                 weights[name] = weights[name.replace("motion", "appearance", 1)]
-            elif name.startswith(OF_MOTION):
-                weights[name] = start[name]
+        if weights[SHARES].shape != start[SHARES].shape:
+            weights[SHARES] = start[SHARES]
     if tuple(labels) != bundle.labels:
         weights |= {name: start[name] for name in OF_CLASSES}
     network.load_state_dict(weights)
+    return begins_motion
+
+
+@torch.no_grad()
+def settle_motion(network: Amma, clips: Tensor) -> None:
+    """Give the motion stream's batch norms the statistics that they find in `clips`.
+
+    Stages that have seen images so far find other values in micro-motion: with the images' statistics they
+    would pass hardly anything on, and norms that are frozen would never learn better.
+
+    clips: (N, t, 3, S, S) uint8 BGR.
+    """
+    stages = network.backbone.motion
+    norms = [module for module in stages.modules() if isinstance(module, nn.BatchNorm2d)]
+    usual = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over what follows, and nothing from before
+    stages.train()
+    x = network.micro_motion(normalise(clips))
+    for stage in stages:
+        x = stage(x)
+    for norm, momentum in zip(norms, usual, strict=True):
+        norm.momentum = momentum

@@ -126,6 +126,8 @@ class Recipe:
     """A trained model to start from instead, by name or folder: one of the same backbone, with as many clips
     or one clip, with the same motion or none, and any labels. `initial_weights` do not count then, and
     `appearance_share` only where that model has no motion."""
+    new_motion: bool = False
+    """Let the motion stream of `initial_model` begin anew, as where that model has none, but with its shares."""
     teacher: str | None = None
     """A file for the features of a video network that knows Kinetics-400 (I3D): the actions' features are to
     be read off the network's own at their centres, besides their labels. It is made if it isn't there."""

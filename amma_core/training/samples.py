@@ -187,11 +187,16 @@ def boxes_at(video: Video, frames: NDArray[np.int64]) -> tuple[NDArray[np.int64]
     return labels, boxes, present
 
 
-def stills(videos: list[Video], cache: FrameCache, side: int, most: int = 64) -> NDArray[np.uint8]:
-    """The middle frames of some of the videos as the network sees them, (N, 3, side, side) BGR."""
-    images = []
+def middle_clips(
+    videos: list[Video], cache: FrameCache, length: int, side: int, most: int = 64
+) -> NDArray[np.uint8]:
+    """Clips that end in the middle of some of the videos, as the network sees them.
+
+    (N, length, 3, side, side) BGR.
+    """
+    clips = []
     for video in videos[:: -(-len(videos) // most)]:
-        middle = len(cache[video.name]) // 2
-        frames = cache[video.name][middle : middle + 1]
-        images.append(show(frames, whole_view(frames), side))
-    return np.concatenate(images).transpose(0, 3, 1, 2)
+        middle = np.array([max(1, len(cache[video.name]) // 2)])
+        frames = cache[video.name][clip_numbers(middle, length)[0] - 1]
+        clips.append(show(frames, whole_view(frames), side))
+    return np.stack(clips).transpose(0, 1, 4, 2, 3)

@@ -1,11 +1,13 @@
 import pytest
 import torch
+from torch import nn
 
 from amma_core import bundle
 from amma_core.config import NetworkConfig
 from amma_core.errors import AmmaError
 from amma_core.network import Amma
-from amma_core.training.inherit import OF_CLASSES, inherit
+from amma_core.network.micro_motion import normalise
+from amma_core.training.inherit import OF_CLASSES, inherit, settle_motion
 
 LABELS = ["walk", "wave"]
 
@@ -52,7 +54,7 @@ def test_motion_grows_on_a_network_without(tmp_path):
     parent, child = make(2, motion="none"), make(2)
     filters = child.micro_motion.filters.weight.clone()
     child.backbone.appearance_share.data.fill_(1.0)
-    inherit(child, saved(tmp_path, parent), LABELS)
+    assert inherit(child, saved(tmp_path, parent), LABELS)
     parent = bundle.load(tmp_path / "parent").build()
     clips = torch.randint(0, 256, (1, 2, 4, 3, 64, 64))
     with torch.inference_mode():
@@ -62,6 +64,38 @@ def test_motion_grows_on_a_network_without(tmp_path):
     assert (child.micro_motion.filters.weight == filters).all()
     with pytest.raises(AmmaError, match="motion"):
         inherit(make(2, motion="none"), saved(tmp_path, child), LABELS)
+
+
+def test_motion_begins_anew_with_the_shares_of_before(tmp_path):
+    parent, child = make(2, motion="diff"), make(2)
+    parent.backbone.appearance_share.data.copy_(torch.tensor([0.5, 0.75, 0.875]))
+    filters = child.micro_motion.filters.weight.clone()
+    assert inherit(child, saved(tmp_path, parent), LABELS, new_motion=True)
+    assert child.backbone.appearance_share.tolist() == [0.5, 0.75, 0.875]
+    assert (child.micro_motion.filters.weight == filters).all()
+    for twin, stage in zip(child.backbone.motion, child.backbone.appearance, strict=False):
+        torch.testing.assert_close(twin.state_dict(), stage.state_dict(), rtol=0, atol=0)
+
+    again = make(2)
+    assert not inherit(again, saved(tmp_path, child), LABELS)
+    assert not torch.equal(again.micro_motion.filters.weight, filters)  # the parent's, in half precision
+
+
+def test_new_motion_is_standardised_behind_its_first_convolution():
+    network = make(2)
+    clips = torch.randint(0, 256, (16, 4, 3, 64, 64), dtype=torch.uint8)
+    settle_motion(network, clips)
+    network.eval()
+    first = network.backbone.motion[0]
+    norm = next(module for module in first.modules() if isinstance(module, nn.BatchNorm2d))
+    seen = {}
+    norm.register_forward_hook(lambda module, inputs, outputs: seen.update(values=outputs.clone()))
+    with torch.inference_mode():
+        first(network.micro_motion(normalise(clips)))
+    deviation, mean = torch.std_mean(seen["values"], dim=(0, 2, 3))
+    torch.testing.assert_close(mean, norm.bias, rtol=0, atol=1e-3)
+    torch.testing.assert_close(deviation, norm.weight.abs(), rtol=1e-2, atol=1e-3)
+    assert norm.momentum is not None
 
 
 @pytest.mark.parametrize(
