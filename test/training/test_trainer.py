@@ -157,15 +157,19 @@ def test_a_trained_bundle_tells_its_record(config, tmp_path):
     assert all(np.isfinite(losses))
 
 
-def test_a_one_clip_model_grows_on_with_its_statistics_kept(config, tmp_path):
+@pytest.mark.parametrize("anew", ["", "backbone.motion."])
+def test_a_one_clip_model_grows_on_with_its_statistics_kept(config, tmp_path, anew):
+    """All but those of motion that begins anew."""
     finish(start(config, tmp_path / "short", "network.clips=1", "phases=[{epochs: 1, input_size: 32}]"))
     parent = tmp_path / "short" / "last"
     changes = [f"initial_model={parent}", "optimisation.frozen_norms=true", "optimisation.dropout=0.1"]
+    changes += [f"new_motion={str(bool(anew)).lower()}"]
     finish(start(config, tmp_path / "long", *changes, "phases=[{epochs: 1, input_size: 32}]"))
     before, after = (bundle.load(path).build().state_dict() for path in (parent, tmp_path / "long" / "last"))
     for name, value in before.items():
         if name.endswith(("running_mean", "running_var")):
-            torch.testing.assert_close(after[name], value, msg=name)
+            kept = not anew or not name.startswith(anew)
+            assert torch.allclose(after[name], value, rtol=1e-3, atol=1e-5) == kept, name
     assert not torch.allclose(after["shrink.0.weight"], before["shrink.0.weight"])
     assert after["branches.center.0.weight"].shape[1] == 2 * before["branches.center.0.weight"].shape[1]
 
@@ -288,6 +292,11 @@ def test_nothing_to_see_is_refused(config):
     changes = ["network.motion=none", "optimisation.hidden_appearance=0.2"]
     with pytest.raises(AmmaError, match=r"hidden_appearance is 0\.2, but a network without motion"):
         load_recipe(config, changes).network_config(2)
+
+
+def test_new_motion_wants_a_model_to_begin_in(config):
+    with pytest.raises(AmmaError, match="there is no initial_model"):
+        load_recipe(config, ["new_motion=true"])
 
 
 def test_shares_of_fusions_that_are_not_there_are_refused(config, tmp_path):
