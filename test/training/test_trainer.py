@@ -1,6 +1,7 @@
 import csv
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -195,6 +196,29 @@ def test_two_processes_train_one_network(config, tmp_path, motion):
     finish(start(config, tmp_path / "run"))
     assert len(epochs_logged(tmp_path / "run")) == 1
     assert (tmp_path / "run" / "best" / "model.safetensors").exists()
+
+
+def test_two_machines_train_one_network(config, tmp_path):
+    """Both are this one, each with an agent of its own; what they train is what two processes of one do."""
+    changes = ["phases=[{epochs: 1, input_size: 32}]", "optimisation.name=adam"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{free_port()}", "-m", "amma_core"]
+    command += ["train", str(config), "--output", str(tmp_path / "machines"), "--set", "machine.nodes=2"]
+    command += [word for change in changes for word in ("--set", change)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    for machine in [subprocess.Popen(command, cwd=ROOT, **pipes) for _ in range(2)]:
+        finish(machine)
+    finish(start(config, tmp_path / "processes", *changes, "machine.devices=2"))
+    together, apart = (
+        bundle.load(tmp_path / run / "last").build().state_dict() for run in ("processes", "machines")
+    )
+    torch.testing.assert_close(apart, together, rtol=0, atol=0)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return listener.getsockname()[1]
 
 
 def test_groups_stay_on_one_side():
