@@ -4,13 +4,11 @@
 
 Three frames of each video go through the recipe's appearance stream as its initial weights have it. A linear
 classifier learns their pooled features (512 to 1280 numbers) of the training videos, and names the actions of
-those that the recipe holds out. What training makes of the network should do better. If the recipe has a
-teacher, its features are put to the same test: they are kept in a file of their own beside the training's.
+those that the recipe holds out. What training makes of the network should do better.
 """
 
 import argparse
 import json
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +21,6 @@ from amma_core.data.dataset import Video, load_dataset
 from amma_core.network import Amma
 from amma_core.network.micro_motion import normalise
 from amma_core.training.augmentation import show, whole_view
-from amma_core.training.hints import Hints, open_or_make
 from amma_core.training.initial_weights import load_initial_weights
 from amma_core.training.optimizer import new_layers
 from amma_core.training.recipe import load_recipe
@@ -56,18 +53,13 @@ def main() -> None:
     print(f"{recipe.initial_weights}, {len(training)} videos to learn from, {len(held)} held out")
     print("size   right of the frames [%]   right of the videos [%]")
     rows = []
-    looks = {str(size): partial(features, network, cache, size=size) for size in arguments.sizes}
-    if recipe.teacher is not None:
-        file = Path(recipe.teacher).with_suffix(".probe.npz")
-        hints = open_or_make(file, training + held, cache, arguments.weights_cache, torch.device("cpu"))
-        looks["I3D"] = partial(features_of_teacher, hints)
-    for name, look in looks.items():
+    for size in arguments.sizes:
         torch.manual_seed(recipe.seed)
-        known, unknown = look(training), look(held)
+        known, unknown = (features(network, cache, part, size) for part in (training, held))
         logits = classify(known, labels_of(training), unknown, len(dataset.labels))
         frames, by_video = accuracy(logits, labels_of(held))
-        rows.append({"size": name, "frames": frames, "videos": by_video})
-        print(f"{name:4}   {frames:23.1f}   {by_video:23.1f}")
+        rows.append({"size": size, "frames": frames, "videos": by_video})
+        print(f"{size:4}   {frames:23.1f}   {by_video:23.1f}")
     print(json.dumps(rows))
 
 
@@ -85,11 +77,6 @@ def features(network: Amma, cache: FrameCache, videos: list[Video], size: int) -
             x = stage(x)
         found.append(x.mean((2, 3)))
     return torch.stack(found)
-
-
-def features_of_teacher(hints: Hints, videos: list[Video]) -> Tensor:
-    """(V, 3, 1024) what the teacher makes of the first action around the same frames."""
-    return torch.stack([torch.from_numpy(hints.at(v.name, three_frames(v))[0]) for v in videos])
 
 
 def three_frames(video: Video) -> Ints:

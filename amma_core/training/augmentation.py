@@ -88,8 +88,6 @@ class Scene(NamedTuple):
     """(m, k, 4) on each of the k key frames, in shares of the image's side."""
     present: NDArray[np.bool_]
     """(m, k) whether each action is there on each key frame."""
-    hints: NDArray[np.float32]
-    """(m, k, D) what a teacher makes of each action around each key frame."""
 
 
 def draw_view(rng: Generator, settings: Augmentation, width: int, height: int, tubelets: NDArray) -> View:

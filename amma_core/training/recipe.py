@@ -72,8 +72,6 @@ class Optimisation:
     none."""
     label_weight: float = 0.0
     """Weight of our own loss that lets the classes compete at the centres; the paper has none."""
-    hint_weight: float = 10.0
-    """Weight of our own loss that reads the teacher's features, where the recipe has a `teacher`."""
     label_smoothing: float = 0.0
     """Share of that loss's target that is spread over all classes."""
     dropout: float = 0.0
@@ -97,7 +95,7 @@ class Optimisation:
     @property
     def loss_weights(self) -> dict[str, float]:
         """As :meth:`~amma_core.training.losses.Losses.total` takes them."""
-        names = ("box_weight", "overlap_weight", "label_weight", "hint_weight")
+        names = ("box_weight", "overlap_weight", "label_weight")
         return {name: getattr(self, name) for name in names}
 
 
@@ -128,9 +126,6 @@ class Recipe:
     `appearance_share` only where that model has no motion."""
     new_motion: bool = False
     """The motion stream of `initial_model` begins anew, as where that model has none; its shares are kept."""
-    teacher: str | None = None
-    """A file for the features of a video network that knows Kinetics-400 (I3D): the actions' features are to
-    be read off the network's own at their centres, besides their labels. It is made if it isn't there."""
     appearance_share: list[float] | None = None
     """Initial share of the appearance in each fusion; null starts all at the paper's 0.6. A larger one
     disturbs pre-trained appearance stages less, which matters where they are frozen."""

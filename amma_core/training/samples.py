@@ -28,7 +28,6 @@ from amma_core.training.augmentation import (
     show,
     whole_view,
 )
-from amma_core.training.hints import Hints
 from amma_core.training.targets import Targets, join, window_targets
 from amma_core.types import Ints
 
@@ -55,7 +54,7 @@ class Samples:
 
     An epoch has one sample for every `stride` frames with actions (at least one per video), and each sample
     has up to `windows` windows. The paper's recipe, every frame a key frame once per epoch, is a stride of 1
-    and one window. Whatever is random depends on `seed`. With `hints`, targets have a teacher's features.
+    and one window. Whatever is random depends on `seed`.
     """
 
     videos: list[Video]
@@ -65,7 +64,6 @@ class Samples:
     windows: int = 1
     stride: int = 1
     seed: int = 0
-    hints: Hints | None = None
 
     def __post_init__(self):
         index = []
@@ -103,8 +101,7 @@ class Samples:
         for window in windows:
             here = scene.present[:, window[-1]]
             boxes, labels = scene.boxes[here][:, window] * grid, scene.labels[here]
-            hints = scene.hints[here][:, window].mean(axis=1)
-            targets.append(window_targets(boxes, labels, self.network.num_classes, grid, hints))
+            targets.append(window_targets(boxes, labels, self.network.num_classes, grid))
         return Batch(scene.images[clip_frames.reshape(-1, length)], windows, join(targets))
 
     def _look_elsewhere(self, rng: Generator, frame_ages: Ints, key_ages: Ints, size: int) -> Scene:
@@ -133,8 +130,7 @@ class Samples:
         x1, y1, x2, y2 = np.array(view[:4]) * np.tile(ratio, 2)
         images = show(source, view._replace(x1=x1, y1=y1, x2=x2, y2=y2), size)
         images = change_colours(rng, self.augmentation, images)
-        hints = np.zeros((*present.shape, 0)) if self.hints is None else self.hints.at(video.name, keys)
-        return Scene(images, labels, move_boxes(boxes, view, 1.0), present, hints)
+        return Scene(images, labels, move_boxes(boxes, view, 1.0), present)
 
 
 def join_batches(batches: list[Batch]) -> Batch:

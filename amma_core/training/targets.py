@@ -23,15 +23,10 @@ class Targets(NamedTuple):
     """(P, K, 2) centre on each key frame minus the newest centre's cell: (dx, dy) in cells."""
     size: NDArray[np.float32]
     """(P, K, 2) width and height on each key frame, in cells."""
-    hints: NDArray[np.float32]
-    """(P, D) what a teacher makes of each action; without a teacher, D is 0."""
 
 
-def window_targets(
-    boxes: NDArray, labels: NDArray, classes: int, grid: int, hints: NDArray | None = None
-) -> Targets:
-    """Targets of one window: boxes (n, K, 4) in cells, oldest key frame first, labels (n,),
-    hints (n, D).
+def window_targets(boxes: NDArray, labels: NDArray, classes: int, grid: int) -> Targets:
+    """Targets of one window: boxes (n, K, 4) in cells, oldest key frame first, labels (n,).
 
     Boxes are clipped to the grid. Actions whose centre on the newest key frame lies outside of it, or whose
     box there has no area left, are left out.
@@ -40,8 +35,7 @@ def window_targets(
     clipped = np.clip(boxes, 0, grid)
     size = clipped[..., 2:] - clipped[..., :2]
     seen = ((centre >= 0) & (centre <= grid) & (size[:, -1] > 0)).all(axis=1)
-    hints = np.zeros((len(labels), 0)) if hints is None else hints
-    clipped, size, labels, hints = clipped[seen], size[seen], labels[seen], hints[seen]
+    clipped, size, labels = clipped[seen], size[seen], labels[seen]
 
     centres = (clipped[..., :2] + clipped[..., 2:]) / 2
     cells = np.clip(np.rint(centres), 0, grid - 1).astype(np.int64)
@@ -50,7 +44,7 @@ def window_targets(
         draw_gaussian(heat[label], cell, gaussian_radius(*np.ceil(extent)))
     movement = centres - cells[:, -1:]
     window = np.zeros(len(labels), np.int64)
-    real = (values.astype(np.float32) for values in (movement, size, hints))
+    real = (values.astype(np.float32) for values in (movement, size))
     return Targets(heat[None], window, labels.astype(np.int64), cells, *real)
 
 

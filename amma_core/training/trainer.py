@@ -23,9 +23,7 @@ from amma_core.data.dataset import Video, load_dataset
 from amma_core.errors import AmmaError
 from amma_core.files import written_whole
 from amma_core.network import Amma
-from amma_core.network.heads import HIDDEN_CHANNELS
 from amma_core.training.cpu import make_faster
-from amma_core.training.hints import open_or_make
 from amma_core.training.loading import Epochs, to_loader, to_step
 from amma_core.training.losses import Losses
 from amma_core.training.optimizer import Average, freeze, make_optimizer, rate_factor, to_training
@@ -63,10 +61,6 @@ def train(recipe: Recipe, folder: Path, weights_cache: Path) -> Path:
     if fabric.device.type == "cpu":
         make_faster(network, recipe.optimisation.frozen_norms)
 
-    hints = None
-    if recipe.teacher is not None:
-        with fabric.rank_zero_first():
-            hints = open_or_make(Path(recipe.teacher), training, cache, weights_cache, fabric.device)
     samples = Samples(
         training,
         cache,
@@ -75,7 +69,6 @@ def train(recipe: Recipe, folder: Path, weights_cache: Path) -> Path:
         recipe.sampling.windows,
         recipe.sampling.stride,
         recipe.seed,
-        hints,
     )
     run = Run(fabric, recipe, network, samples, validation, cache, folder)
     run.resume()
@@ -141,10 +134,7 @@ class Run:
         self.validation, self.cache = validation, cache
         self.final_config = network.config
         settings = recipe.optimisation
-        self.reader = nn.Linear(HIDDEN_CHANNELS, samples.hints.channels) if samples.hints else None
-        if self.reader:
-            self.reader.to(fabric.device)
-        self.optimizer = fabric.setup_optimizers(make_optimizer(network, settings, self.reader))
+        self.optimizer = fabric.setup_optimizers(make_optimizer(network, settings))
         self.average = Average(network, settings.ema) if settings.ema else None
         self.epochs = Epochs(len(samples), recipe, fabric)
         self.loader = to_loader(samples, self.epochs, recipe.machine, fabric)
@@ -162,8 +152,6 @@ class Run:
             self.optimizer.load_state_dict(state["optimizer"])
             if self.average:
                 self.average.load_state_dict(state["average"])
-            if self.reader:
-                self.reader.load_state_dict(state["reader"])
         except (KeyError, RuntimeError, ValueError):
             raise AmmaError(
                 f"{path} is of a run with another network or optimizer: choose another --output or delete it"
@@ -207,9 +195,7 @@ class Run:
         freeze(self.network, phase.frozen_stages)
         self.network.config = replace(self.final_config, input_size=phase.input_size)
         settings = self.recipe.optimisation
-        step = Step(
-            self.network, settings.dropout, settings.label_smoothing, settings.hidden_appearance, self.reader
-        )
+        step = Step(self.network, settings.dropout, settings.label_smoothing, settings.hidden_appearance)
         return self.fabric.setup_module(step, move_to_device=False)
 
     def _epoch(self, epoch: int, step: nn.Module) -> dict:
@@ -271,7 +257,6 @@ class Run:
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.state_dict() if self.average else {},
-            "reader": self.reader.state_dict() if self.reader else {},
             "progress": tuple(self.progress),
         }
         with written_whole(self.folder / CHECKPOINT) as file:

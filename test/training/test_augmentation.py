@@ -146,10 +146,10 @@ def test_hue_turns_red_and_keeps_grey():
 
 
 def scene(value: int, box: tuple, present: bool = True) -> Scene:
-    """A flat grey picture of 20 x 20 with one action, of class and hint `value`, that stands still."""
+    """A flat grey picture of 20 x 20 with one action, of class `value`, that stands still."""
     images = np.full((3, 20, 20, 3), value, np.uint8)
     boxes = np.tile(np.array(box, float), (1, 2, 1))
-    return Scene(images, np.array([value]), boxes, np.full((1, 2), present), np.full((1, 2, 3), value))
+    return Scene(images, np.array([value]), boxes, np.full((1, 2), present))
 
 
 def test_pasting_copies_the_actors_rectangle_and_keeps_both_actions():
@@ -161,7 +161,6 @@ def test_pasting_copies_the_actors_rectangle_and_keeps_both_actions():
     assert both.labels.tolist() == [1, 2]
     assert both.boxes[:, 0].tolist() == [[0.0, 0.0, 0.4, 0.4], [0.5, 0.5, 1.0, 0.7]]
     assert both.present.all()
-    assert both.hints[:, 0, 0].tolist() == [1, 2]
 
 
 def test_an_action_that_is_pasted_over_does_not_count():

@@ -7,15 +7,12 @@ from amma_core.network import Maps
 from amma_core.training.losses import (
     Losses,
     confusion,
-    disagreement,
     focal,
     generalised_iou,
     losses,
     misfit,
 )
 from amma_core.training.targets import Targets
-
-NO_HINTS = torch.zeros(1, 0)
 
 
 def test_focal_loss_by_hand():
@@ -59,7 +56,7 @@ def test_movement_is_read_at_the_newest_cell_and_size_at_each_own():
     window, labels = torch.tensor([1]), torch.tensor([0])
     movement = torch.tensor([[[1023.0, 1123.0], [1223.0, 1323.0]]])
     size = torch.tensor([[[1010.0, 1110.0], [1223.0, 1323.0]]])
-    targets = Targets(torch.zeros(2, 1, 4, 4), window, labels, cells, movement, size, NO_HINTS)
+    targets = Targets(torch.zeros(2, 1, 4, 4), window, labels, cells, movement, size)
     exact = losses(maps_of(2, 4), targets)
     assert exact.movement == 0
     assert exact.size == 0
@@ -73,7 +70,7 @@ def test_without_actions_only_the_center_branch_is_judged():
     maps = maps_of(2, 4)
     maps.movement.requires_grad_()
     numbers = none[:, 0, 0].long()
-    targets = Targets(torch.zeros(2, 1, 4, 4), numbers, numbers, none.long(), none, none, NO_HINTS)
+    targets = Targets(torch.zeros(2, 1, 4, 4), numbers, numbers, none.long(), none, none)
     parts = losses(maps, targets)
     assert parts.movement == 0
     assert parts.size == 0
@@ -88,19 +85,18 @@ def test_classes_compete_at_the_newest_centre():
     nothing = torch.zeros(1, 2, 2)
     maps = Maps(heat, torch.zeros(1, 4, 3, 3), torch.zeros(1, 4, 3, 3))
     first, second = torch.tensor([0]), torch.tensor([1])
-    targets = Targets(torch.zeros(1, 2, 3, 3), first, first, cells, nothing, nothing, NO_HINTS)
+    targets = Targets(torch.zeros(1, 2, 3, 3), first, first, cells, nothing, nothing)
     right, wrong = losses(maps, targets), losses(maps, targets._replace(labels=second))
     assert right.label.item() == pytest.approx(-math.log(4 / 5), rel=1e-5)
     assert wrong.label.item() == pytest.approx(-math.log(1 / 5), rel=1e-5)
 
 
 def test_total_weighs_the_box_loss_by_a_tenth_and_our_own_as_asked():
-    parts = Losses(*torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]))
+    parts = Losses(*torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]))
     assert parts.total() == pytest.approx(3.3)
     assert parts.total(box_weight=0.4) == pytest.approx(4.2)
     assert parts.total(overlap_weight=3.0) == pytest.approx(15.3)
     assert parts.total(label_weight=0.5) == pytest.approx(5.8)
-    assert parts.total(hint_weight=2.0) == pytest.approx(15.3)
 
 
 def test_generalised_iou_by_hand():
@@ -132,7 +128,7 @@ def test_boxes_are_compared_in_the_middle_as_they_will_be_decoded():
     cells = torch.tensor([[[2, 3], [4, 0]]])
     movement = (centres - cells[0, -1])[None]
     one = torch.tensor([0])
-    targets = Targets(torch.zeros(1, 1, 6, 6), one, one, cells, movement, sizes[None], NO_HINTS)
+    targets = Targets(torch.zeros(1, 1, 6, 6), one, one, cells, movement, sizes[None])
     assert misfit(maps, targets).item() == pytest.approx(0, abs=1e-6)
 
     # One place forgets the way on the older key frame, by the box's whole width: nothing is shared there,
@@ -150,21 +146,12 @@ def test_without_actions_there_is_no_misfit_but_a_gradient_of_zero():
     none = torch.zeros(0, 2, 2)
     maps = Maps(*(torch.zeros(1, channels, 4, 4, requires_grad=True) for channels in (1, 4, 4)))
     numbers = none[:, 0, 0].long()
-    targets = Targets(torch.zeros(1, 1, 4, 4), numbers, numbers, none.long(), none, none, NO_HINTS)
+    targets = Targets(torch.zeros(1, 1, 4, 4), numbers, numbers, none.long(), none, none)
     loss = misfit(maps, targets)
     assert loss.item() == 0
     loss.backward()
     assert not maps.movement.grad.any()
     assert not maps.size.grad.any()
-
-
-def test_hints_count_by_the_mean_squared_difference():
-    read = torch.tensor([[1.0, 2.0], [0.0, 0.0]])
-    assert disagreement(read, torch.tensor([[1.0, 0.0], [3.0, 0.0]])).item() == (4 + 9) / 4
-    nothing = torch.zeros(0, 2, requires_grad=True)
-    loss = disagreement(nothing, torch.zeros(0, 2))
-    assert loss.item() == 0
-    loss.backward()  # part of the graph, which several processes need
 
 
 def test_label_smoothing_spreads_the_target_over_all_classes():

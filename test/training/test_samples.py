@@ -8,7 +8,6 @@ from amma_core.config import NetworkConfig
 from amma_core.data.cache import FrameCache
 from amma_core.data.dataset import ActionTube, Video
 from amma_core.training.augmentation import Augmentation
-from amma_core.training.hints import Hints
 from amma_core.training.samples import (
     Request,
     Samples,
@@ -162,17 +161,6 @@ def test_tempo_changes_how_far_apart_frames_are(cache):
         np.testing.assert_allclose(targets.movement[0, :, 0] + targets.cells[0, -1, 0], (keys + 8) / 4)
     assert min(spans) == 2
     assert max(spans) in (5, 6)
-
-
-def test_hints_are_the_mean_over_the_clips_of_the_window(cache):
-    steps = np.array([[[0.0, 5.0], [2.0, 5.0]]])  # 12 frames are two steps
-    hints = Hints({"v": steps, "w": steps})
-    some = samples(cache, hints=hints)
-    # The twelfth sample ends at frame 12: key frames 4, 8 and 12, the first two in the first step.
-    first, second = hints.at("v", np.array([1, 9]))[0]
-    targets = some[Request(0, 11, 64)].targets
-    assert targets.hints.shape == (1, 2)
-    np.testing.assert_allclose(targets.hints[0], (2 * first + second) / 3, atol=1e-6)
 
 
 def test_joined_samples_keep_their_clips_and_targets(cache):

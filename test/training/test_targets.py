@@ -44,10 +44,7 @@ def test_the_higher_of_two_gaussians_stays():
 def test_window_of_one_moving_action():
     # Centres (4.25, 4.75) and (6.5, 5.25): cells (4, 5) and (6, 5); numpy rounds 6.5 to even.
     boxes = np.array([[[2.25, 1.75, 6.25, 7.75], [4.5, 2.25, 8.5, 8.25]]])
-    heat, window, labels, cells, movement, size, hints = window_targets(
-        boxes, np.array([2]), classes=3, grid=12, hints=np.array([[7.0, 8.0]])
-    )
-    assert hints.tolist() == [[7.0, 8.0]]
+    heat, window, labels, cells, movement, size = window_targets(boxes, np.array([2]), classes=3, grid=12)
     assert window.tolist() == [0]
     assert labels.tolist() == [2]
     assert cells.tolist() == [[[4, 5], [6, 5]]]
