@@ -18,6 +18,7 @@ from amma_core.evaluation.streaming import Evaluator, Settings, evaluate_videos,
 from amma_core.network import Amma
 
 LABELS = ["run", "wave"]
+JHMDB = Path(__file__).parents[3] / "shared" / "data" / "jhmdb21"
 CONFIG = NetworkConfig(backbone="shufflenet_v2", clips=2, clip_length=4, num_classes=2, input_size=64)
 
 
@@ -143,3 +144,16 @@ def test_the_installed_program_starts_workers(model, dataset, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr
     assert "22 frames" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_shipped_model_reaches_the_figures_of_its_record(tmp_path):
+    """JHMDB-21's first test split as deployed, some minutes; other CPUs round in other places."""
+    if not JHMDB.exists():
+        pytest.skip(f"JHMDB-21 is not at {JHMDB}")
+    command = ["evaluate-model", "amma_m_jhmdb21", str(JHMDB), "--split", "test1", "--output", str(tmp_path)]
+    assert main([*command, "--workers", str(os.cpu_count())]) == 0
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    record = bundle.load("amma_m_jhmdb21").metrics
+    for name in ("frame_mAP@0.5", "video_mAP@0.5", "video_mAP@0.5:0.95"):
+        assert found[name] == pytest.approx(record[name], abs=0.5), name
