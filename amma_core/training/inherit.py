@@ -28,7 +28,7 @@ def inherit(network: Amma, bundle: Bundle, labels: Sequence[str], new_motion: bo
     networks are inflated in time (Carreira and Zisserman 2017), but training such a model first sees K times
     as many different clips in the same time. A model without motion may start a network with it, and so may
     one whose motion is to begin anew (`new_motion`): the motion stages begin as the appearance's, the
-    micro-motion filters stay `network`'s own, and so do the shares where the model has none.
+    micro-motion filters stay `network`'s own, and so do the shares where the model has none, or not as many.
 
     Returns whether the motion stream begins anew: it wants :func:`settle_motion` then. Raises AmmaError
     where backbone, motion or clips don't fit.
@@ -54,16 +54,16 @@ def inherit(network: Amma, bundle: Bundle, labels: Sequence[str], new_motion: bo
             weights[name] = torch.cat([weights[name]] * ours.clips)
     start = network.state_dict()
     if begins_motion:
-        weights = {name: value for name, value in weights.items() if not name.startswith("micro_motion.")}
-        weights |= {name: value for name, value in start.items() if name.startswith("micro_motion.")}
         for name in start:
             if name.startswith("backbone.motion."):
                 weights[name] = weights[name.replace("motion", "appearance", 1)]
+            elif name.startswith("micro_motion."):
+                weights[name] = start[name]
         if weights[SHARES].shape != start[SHARES].shape:
             weights[SHARES] = start[SHARES]
     if tuple(labels) != bundle.labels:
         weights |= {name: start[name] for name in OF_CLASSES}
-    network.load_state_dict(weights)
+    network.load_state_dict({name: weights[name] for name in start})  # the parent's motion may have more
     return begins_motion
 
 

