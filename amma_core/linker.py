@@ -27,10 +27,11 @@ class TubeLinker:
        nothing may still be taken up again.
     4. Tubelets that no tube took start new tubes.
 
-    A tube's score is the mean score of its tubelets, its box at a key frame the mean box of its tubelets
-    there (clips that repeat a key frame count as one, with their mean box), and its box between key frames
-    lies on the line between these. It lasts from its first tubelet's first key frame to its last tubelet's
-    last one. With K = 1 no two steps share a key frame, and every tubelet is a tube.
+    A tube's score is the mean score of its tubelets; those of a stream's beginning, whose windows repeat a
+    key frame, count only until it has one of a whole window. Its box at a key frame is the mean box of its
+    tubelets there (clips that repeat a key frame count as one, with their mean box), and its box between key
+    frames lies on the line between these. It lasts from its first tubelet's first key frame to its last
+    tubelet's last one. With K = 1 no two steps share a key frame, and every tubelet is a tube.
 
     **Frames.** Each step gives one :class:`FrameDetections` for each of ``Tubelets.frame_numbers``, with the
     tubes that the newest key frame confirmed. They stay as published, though the tubes' boxes at the newest
@@ -123,9 +124,10 @@ class TubeLinker:
         ended += self._move_window(keys)
         match = self._match(labels, boxes)
         rows = np.flatnonzero(match >= 0)
-        self._tubes.extend(rows, scores[match[rows]], boxes[match[rows]], keys[-1], tubelets.key_stamps[-1])
+        taken = match[rows]
+        self._tubes.extend(rows, scores[taken], boxes[taken], tubelets)
         order = np.argsort(kept)  # ids follow the order in which the detector gave the tubelets
-        unused = order[~np.isin(order, match[rows])]
+        unused = order[~np.isin(order, taken)]
         self._start(labels[unused], scores[unused], boxes[unused], tubelets)
 
         tubes = self._tubes
@@ -225,7 +227,7 @@ class TubeLinker:
         tubes.id[:] = np.arange(self._next_id, self._next_id + len(labels))
         tubes.label[:] = labels
         tubes.first[:], tubes.first_stamp[:] = tubelets.key_numbers[0], tubelets.key_stamps[0]
-        tubes.extend(np.arange(len(labels)), scores, boxes, tubelets.key_numbers[-1], tubelets.key_stamps[-1])
+        tubes.extend(np.arange(len(labels)), scores, boxes, tubelets)
         self._next_id += len(labels)
         self._tubes = self._tubes + tubes
 
@@ -268,7 +270,9 @@ class _Tubes:
     label: Ints
     score_sum: np.ndarray
     tubelets: Ints
-    """How many it is made of."""
+    """Scores in the sum: its tubelets of whole windows, or all while it has none of these."""
+    whole: np.ndarray
+    """Whether it has."""
     first: Ints
     newest: Ints
     """Frame numbers of the first and the newest box."""
@@ -290,6 +294,7 @@ class _Tubes:
             score_sum=np.zeros(rows),
             first_stamp=np.zeros(rows, np.int64),
             newest_stamp=np.zeros(rows, np.int64),
+            whole=np.zeros(rows, bool),
             reported=np.zeros(rows, bool),
             last=np.zeros((rows, window, 4)),
             sums=np.zeros((rows, window, 4)),
@@ -310,11 +315,15 @@ class _Tubes:
     def score(self) -> np.ndarray:
         return self.score_sum / self.tubelets
 
-    def extend(self, rows: Ints, scores: np.ndarray, boxes: np.ndarray, newest: int, stamp: int) -> None:
-        """Give each of these tubes one more tubelet: scores (n,), boxes (n, W, 4)."""
+    def extend(self, rows: Ints, scores: np.ndarray, boxes: np.ndarray, source: Tubelets) -> None:
+        """Give each of these tubes one more tubelet of ``source``: scores (n,), boxes (n, W, 4)."""
+        if boxes.shape[1] == len(source.key_numbers):  # no key frame is repeated
+            early = rows[~self.whole[rows]]
+            self.score_sum[early], self.tubelets[early] = 0, 0
+            self.whole[rows] = True
         self.score_sum[rows] += scores
         self.tubelets[rows] += 1
-        self.newest[rows], self.newest_stamp[rows] = newest, stamp
+        self.newest[rows], self.newest_stamp[rows] = source.key_numbers[-1], source.key_stamps[-1]
         self.last[rows] = boxes
         self.sums[rows] += boxes
         self.counts[rows] += 1

@@ -31,14 +31,15 @@ def nms(tubelets, threshold, top):
 
 
 class SlowTube:
-    def __init__(self, id_, label):
-        self.id, self.label = id_, label
+    def __init__(self, id_, label, window):
+        self.id, self.label, self.window = id_, label, window
         self.tubelets = []  # (score, {key frame: box})
         self.reported = False
 
     @property
     def score(self):
-        return mean(score for score, _ in self.tubelets)
+        whole = [score for score, boxes in self.tubelets if len(boxes) == self.window]
+        return mean(whole or [score for score, _ in self.tubelets])
 
     @property
     def first(self):
@@ -128,7 +129,7 @@ class SlowLinker:
                 tube.tubelets.append(best[2:])
                 grown.append(tube)
         for _, label, score, boxes in sorted(found, key=lambda tubelet: tubelet[0]):
-            tube = SlowTube(self.next_id, label)
+            tube = SlowTube(self.next_id, label, len(keys))
             self.next_id += 1
             tube.tubelets.append((score, boxes))
             self.active.append(tube)
