@@ -32,6 +32,8 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--steps", type=int, default=20)
     arguments = parser.parse_args()
+    if arguments.steps < 2:
+        parser.error(f"--steps is {arguments.steps}, but must be 2 or more: the first is not counted")
     recipe = load_recipe(arguments.config, [*arguments.set, "machine.devices=1"])
     dataset = load_dataset(recipe.data.annotations)
     videos = dataset.split(recipe.data.train)

@@ -105,7 +105,9 @@ class Machine:
     devices: int = 1
     """Processes, each with its own device; on a CPU each takes `threads` threads."""
     nodes: int = 1
-    precision: str = "bf16-mixed"
+    precision: str = "auto"
+    """As Lightning Fabric names it; auto is bf16-mixed where the hardware multiplies bfloat16, else 32-true:
+    in software it is many times slower."""
     threads: int = 0
     """Threads per process on a CPU; 0 leaves the choice to torch."""
     workers: int = 1

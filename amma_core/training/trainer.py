@@ -86,13 +86,24 @@ def make_fabric(machine: Machine) -> Fabric:
         accelerator=machine.accelerator,
         devices=machine.devices,
         num_nodes=machine.nodes,
-        precision=machine.precision,
+        precision=precision_for(machine),
         strategy="ddp" if several else "auto",
     )
     fabric.launch()
     if machine.threads:  # the launcher's processes start with their own idea
         torch.set_num_threads(machine.threads)
     return fabric
+
+
+def precision_for(machine: Machine) -> str:
+    """The recipe's precision, or the fastest that this machine trains well in."""
+    if machine.precision != "auto":
+        return machine.precision
+    if machine.accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available():
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = "AVX512" in torch.backends.cpu.get_cpu_capability()
+    return "bf16-mixed" if fast else "32-true"
 
 
 def hold_out(videos: list[Video], data: Data) -> tuple[list[Video], list[Video]]:

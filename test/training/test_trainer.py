@@ -22,8 +22,8 @@ from amma_core.errors import AmmaError
 from amma_core.network import Amma
 from amma_core.training.optimizer import Average, freeze, make_optimizer, rate_factor
 from amma_core.training.packages import PACKAGES
-from amma_core.training.recipe import Data, Optimisation, load_recipe
-from amma_core.training.trainer import hold_out
+from amma_core.training.recipe import Data, Machine, Optimisation, load_recipe
+from amma_core.training.trainer import hold_out, precision_for
 
 ROOT = Path(__file__).parents[2]
 
@@ -214,6 +214,15 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("localhost", 0))
         return listener.getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision"), [("AVX512", "bf16-mixed"), ("AVX2", "32-true"), ("DEFAULT", "32-true")]
+)
+def test_precision_is_what_the_processor_is_fast_at(monkeypatch, capability, precision):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert precision_for(Machine(accelerator="cpu")) == precision
+    assert precision_for(Machine(accelerator="cpu", precision="16-mixed")) == "16-mixed"
 
 
 def test_groups_stay_on_one_side():
