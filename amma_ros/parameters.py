@@ -148,7 +148,8 @@ DETECTOR = (
         "policy",
         "pad_first",
         "First answer of a stream: after its first clip, copies of the first frame standing for the clips "
-        "before it (pad_first), or when there are as many clips as the network looks at (full).",
+        "before it and scores lowered accordingly (pad_first), or when there are as many clips as the "
+        "network looks at (full).",
         INACTIVE,
         choices=POLICIES,
     ),
