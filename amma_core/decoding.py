@@ -61,6 +61,14 @@ def decode(
     return labels[sane], scores[sane], boxes.astype(np.float32)
 
 
+def discount_copies(scores: Floats, key_numbers: Ints) -> Floats:
+    """Lower the scores of a window of which a part are copies, as at the start of a stream: it has seen less.
+
+    scores: (N,); key_numbers: (K,) frame numbers of the window's clips, the same for copies.
+    """
+    return scores * np.float32(len(np.unique(key_numbers)) / len(key_numbers))
+
+
 def _peaks(heat: Floats, top: int) -> Ints:
     """Flat indices into ``heat`` of its ``top`` highest local maxima, highest first."""
     heat = np.where(np.isfinite(heat), heat, -np.inf)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from amma_core.clips import Clip, ClipAssembler, Step
 from amma_core.config import NetworkConfig
-from amma_core.decoding import decode
+from amma_core.decoding import decode, discount_copies
 from amma_core.runtime import Runtime
 from amma_core.types import Tubelets
 
@@ -131,8 +131,7 @@ def infer(
             heat, movement, size, step.image_size, top=top, add_motion_of_key=runtime.config.add_key_movement
         )
         keys = cache.keys
-        # At the start of a stream part of the window are copies: who has seen less knows less.
-        scores *= len(np.unique(keys[:, 0])) / len(keys)
+        scores = discount_copies(scores, keys[:, 0])
         kept = scores >= min_score
         answers.append(
             Tubelets(

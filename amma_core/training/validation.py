@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from amma_core.data.cache import FrameCache
 from amma_core.data.dataset import Video
-from amma_core.decoding import decode
+from amma_core.decoding import decode, discount_copies
 from amma_core.evaluation.frame_map import frame_map
 from amma_core.evaluation.tubelets import frame_detections
 from amma_core.evaluation.tubes import annotated_tubes
@@ -52,6 +52,7 @@ def detect(network: Amma, video: Video, frames: NDArray[np.uint8]) -> list[Tubel
             add_motion_of_key=config.add_key_movement,
         )
         numbers = np.append(1, keys)[windows[i]]
+        scores = discount_copies(scores, numbers)
         settled = np.arange(before + 1, key + 1)
         before = key
         steps.append(
