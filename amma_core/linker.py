@@ -269,10 +269,10 @@ class _Tubes:
     id: Ints
     label: Ints
     score_sum: np.ndarray
-    tubelets: Ints
-    """Scores in the sum: its tubelets of whole windows, or all while it has none of these."""
+    score_count: Ints
+    """Sum and number of the scores that count: of whole windows, or of all while there are none of these."""
     whole: np.ndarray
-    """Whether it has."""
+    """Whether there are."""
     first: Ints
     newest: Ints
     """Frame numbers of the first and the newest box."""
@@ -288,7 +288,7 @@ class _Tubes:
 
     @classmethod
     def none(cls, window: int, rows: int = 0) -> "_Tubes":
-        ints = {name: np.zeros(rows, np.int64) for name in ("id", "label", "tubelets", "first", "newest")}
+        ints = {name: np.zeros(rows, np.int64) for name in ("id", "label", "score_count", "first", "newest")}
         return cls(
             **ints,
             score_sum=np.zeros(rows),
@@ -313,16 +313,16 @@ class _Tubes:
 
     @property
     def score(self) -> np.ndarray:
-        return self.score_sum / self.tubelets
+        return self.score_sum / self.score_count
 
     def extend(self, rows: Ints, scores: np.ndarray, boxes: np.ndarray, source: Tubelets) -> None:
         """Give each of these tubes one more tubelet of ``source``: scores (n,), boxes (n, W, 4)."""
         if boxes.shape[1] == len(source.key_numbers):  # no key frame is repeated
             early = rows[~self.whole[rows]]
-            self.score_sum[early], self.tubelets[early] = 0, 0
+            self.score_sum[early], self.score_count[early] = 0, 0
             self.whole[rows] = True
         self.score_sum[rows] += scores
-        self.tubelets[rows] += 1
+        self.score_count[rows] += 1
         self.newest[rows], self.newest_stamp[rows] = source.key_numbers[-1], source.key_stamps[-1]
         self.last[rows] = boxes
         self.sums[rows] += boxes

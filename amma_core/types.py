@@ -102,7 +102,7 @@ class Tube:
     """Positive, never reused within a run."""
     label: int
     score: float
-    """Mean score of the tubelets in the tube, in 0..1."""
+    """Mean score of the tubelets in the tube, in 0..1; :class:`TubeLinker` says which count."""
     ended: bool
     start_stamp: int
     end_stamp: int
