@@ -19,7 +19,7 @@ from amma_core.training.loading import Epochs, to_loader, to_step
 from amma_core.training.losses import Losses
 from amma_core.training.optimizer import freeze, make_optimizer, to_training
 from amma_core.training.recipe import load_recipe
-from amma_core.training.samples import Samples
+from amma_core.training.samples import Samples, labels_backwards
 from amma_core.training.step import Step
 from amma_core.training.trainer import make_fabric
 
@@ -53,6 +53,8 @@ def main() -> None:
         recipe.sampling.windows,
         recipe.sampling.stride,
         recipe.seed,
+        labels_backwards(recipe.augmentation.backwards, dataset.labels),
+        recipe.sampling.whole,
     )
 
     start = 0

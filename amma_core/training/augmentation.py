@@ -5,7 +5,7 @@ network input, and perhaps mirrored. Boxes follow in grid cells. Colours are cha
 where there are fewer pixels.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import cv2
@@ -56,6 +56,9 @@ class Augmentation:
     """Probability that all colour is taken away: ours."""
     tempo: float = 1.0
     """Largest factor by which a video runs faster or slower, a new one for each sample: ours."""
+    backwards: dict[str, str] = field(default_factory=dict)
+    """What a label becomes when its video runs backwards, as it does every other time where all of its labels
+    are named here: ours."""
 
     def __post_init__(self):
         if not self.tempo >= 1:

@@ -36,6 +36,9 @@ class Sampling:
     """Windows per sample, which share clips."""
     stride: int = 1
     """An epoch has one sample for so many frames with actions."""
+    whole: float = 0.0
+    """Share of the samples, beyond those that chance gives, whose key frames are all different ones. Many
+    windows of a short video begin before its first frame, whose copies stand in and show no motion."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ each once, and windows pick what they need. Everything random about a sample fol
 epoch and its number.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -14,8 +15,9 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from amma_core.config import NetworkConfig
-from amma_core.data.cache import FrameCache
-from amma_core.data.dataset import Video
+from amma_core.data.cache import FrameCache, Frames
+from amma_core.data.dataset import ActionTube, Video
+from amma_core.errors import AmmaError
 from amma_core.training.augmentation import (
     BLEND_SHARE,
     Augmentation,
@@ -40,6 +42,16 @@ class Batch(NamedTuple):
     targets: Targets
 
 
+class Film(NamedTuple):
+    """A video as it is played for one sample: as filmed, or backwards."""
+
+    video: Video
+    frames: Frames
+    """(n, H, W, 3) BGR, in the order of playing."""
+    newest: int
+    """Number of the newest frame that is seen."""
+
+
 class Request(NamedTuple):
     """What a loader asks for: the sample of that number, as it is in that epoch, at that input size."""
 
@@ -55,6 +67,10 @@ class Samples:
     An epoch has one sample for every `stride` frames with actions (at least one per video), and each sample
     has up to `windows` windows. The paper's recipe, every frame a key frame once per epoch, is a stride of 1
     and one window. Whatever is random depends on `seed`.
+
+    Videos whose labels are all in `backwards` are played backwards every other time; their labels become what
+    that says (see :func:`labels_backwards`). A share `whole` of the samples is drawn from windows without
+    copies of the first frame, where there are any.
     """
 
     videos: list[Video]
@@ -64,6 +80,8 @@ class Samples:
     windows: int = 1
     stride: int = 1
     seed: int = 0
+    backwards: Mapping[int, int] = field(default_factory=dict)
+    whole: float = 0.0
 
     def __post_init__(self):
         index = []
@@ -80,16 +98,15 @@ class Samples:
 
     def __getitem__(self, request: Request) -> Batch:
         rng = np.random.default_rng((self.seed, request.epoch, request.number))
-        video_index, candidates = self._index[request.number]
-        video, newest = self.videos[video_index], int(rng.choice(candidates))
-        clips, length = self.network.clips, self.network.clip_length
-        keys = window_keys(video, newest, self.windows, clips, length)
+        film = self._film(rng, request.number)
+        newest, clips, length = film.newest, self.network.clips, self.network.clip_length
+        keys = window_keys(film.video, newest, self.windows, clips, length)
         distinct, windows = np.unique(keys, return_inverse=True)
         windows = windows.reshape(keys.shape)
         frames, clip_frames = np.unique(clip_numbers(distinct, length), return_inverse=True)
 
         size, ages = request.input_size, (newest - frames, newest - distinct)
-        scene = self._look(rng, video, newest, *ages, size)
+        scene = self._look(rng, film, *ages, size)
         if rng.random() < self.augmentation.paste:
             scene = paste(scene, self._look_elsewhere(rng, *ages, size))
         if rng.random() < self.augmentation.blend:
@@ -104,27 +121,38 @@ class Samples:
             targets.append(window_targets(boxes, labels, self.network.num_classes, grid))
         return Batch(scene.images[clip_frames.reshape(-1, length)], windows, join(targets))
 
+    def _film(self, rng: Generator, number: int) -> Film:
+        """The video of a sample, up to one of the frames that the sample stands for."""
+        index, candidates = self._index[number]
+        video, frames = self.videos[index], self.cache[self.videos[index].name]
+        turns = self.backwards and all(tube.label in self.backwards for tube in video.tubes)
+        if turns and rng.random() < 0.5:
+            video = turned_round(video, len(frames), self.backwards)
+            frames, candidates = frames[::-1], len(frames) + 1 - candidates
+        without_copies = candidates[candidates > (self.network.clips - 1) * self.network.clip_length]
+        if self.whole and len(without_copies) and rng.random() < self.whole:
+            candidates = without_copies
+        return Film(video, frames, int(rng.choice(candidates)))
+
     def _look_elsewhere(self, rng: Generator, frame_ages: Ints, key_ages: Ints, size: int) -> Scene:
         """As :meth:`_look`, at another sample's video."""
-        index, candidates = self._index[rng.integers(len(self._index))]
-        return self._look(rng, self.videos[index], int(rng.choice(candidates)), frame_ages, key_ages, size)
+        number = int(rng.integers(len(self._index)))
+        return self._look(rng, self._film(rng, number), frame_ages, key_ages, size)
 
-    def _look(
-        self, rng: Generator, video: Video, newest: int, frame_ages: Ints, key_ages: Ints, size: int
-    ) -> Scene:
+    def _look(self, rng: Generator, film: Film, frame_ages: Ints, key_ages: Ints, size: int) -> Scene:
         """Frames of a video, and what happens on some of them, through a view drawn at random.
 
-        Which ones is said by how many frames they are older than `newest`, at a tempo drawn at random.
+        Which ones is said by how many frames they are older than the newest, at a tempo drawn at random.
         """
+        video, last = film.video, len(film.frames)
         tempo = self.augmentation.tempo ** rng.uniform(-1.0, 1.0)
-        last = len(self.cache[video.name])
         frames, keys = (
-            np.clip(newest - np.rint(ages * tempo).astype(np.int64), 1, last)
+            np.clip(film.newest - np.rint(ages * tempo).astype(np.int64), 1, last)
             for ages in (frame_ages, key_ages)
         )
         labels, boxes, present = boxes_at(video, keys)
         view = draw_view(rng, self.augmentation, video.width, video.height, boxes)
-        source = self.cache[video.name][frames - 1]
+        source = film.frames[frames - 1]
         # A cache may hold smaller frames than the video's; boxes are in the video's pixels.
         ratio = np.array([source.shape[2] / video.width, source.shape[1] / video.height])
         x1, y1, x2, y2 = np.array(view[:4]) * np.tile(ratio, 2)
@@ -146,6 +174,27 @@ def join_batches(batches: list[Batch]) -> Batch:
 def action_frames(video: Video) -> NDArray[np.int64]:
     """Numbers of the frames on which something is annotated."""
     return np.unique(np.concatenate([[], *(tube.boxes[:, 0] for tube in video.tubes)])).astype(np.int64)
+
+
+def labels_backwards(names: Mapping[str, str], labels: list[str]) -> dict[int, int]:
+    """What each label is in a video that runs backwards, by index; AmmaError for names that are no labels."""
+    for name in (*names, *names.values()):
+        if name not in labels:
+            raise AmmaError(
+                f"augmentation.backwards names {name!r}, which is no label of the data set: it has "
+                f"{', '.join(labels)}"
+            )
+    return {labels.index(before): labels.index(after) for before, after in names.items()}
+
+
+def turned_round(video: Video, frames: int, labels: Mapping[int, int]) -> Video:
+    """The annotations of a video of so many frames that is played backwards, where labels become others."""
+    tubes = []
+    for tube in video.tubes:
+        boxes = tube.boxes[::-1].copy()
+        boxes[:, 0] = frames + 1 - boxes[:, 0]
+        tubes.append(ActionTube(labels[tube.label], boxes))
+    return replace(video, tubes=tubes)
 
 
 def window_keys(video: Video, newest: int, windows: int, clips: int, length: int) -> NDArray[np.int64]:

@@ -29,7 +29,7 @@ from amma_core.training.losses import Losses
 from amma_core.training.optimizer import Average, freeze, make_optimizer, rate_factor, to_training
 from amma_core.training.packages import PACKAGES, fetch
 from amma_core.training.recipe import Data, Machine, Phase, Recipe
-from amma_core.training.samples import Samples, middle_clips
+from amma_core.training.samples import Samples, labels_backwards, middle_clips
 from amma_core.training.start import first_network
 from amma_core.training.step import Step
 from amma_core.training.validation import validate
@@ -69,6 +69,8 @@ def train(recipe: Recipe, folder: Path, weights_cache: Path) -> Path:
         recipe.sampling.windows,
         recipe.sampling.stride,
         recipe.seed,
+        labels_backwards(recipe.augmentation.backwards, dataset.labels),
+        recipe.sampling.whole,
     )
     run = Run(fabric, recipe, network, samples, validation, cache, folder)
     run.resume()

@@ -7,6 +7,7 @@ import pytest
 from amma_core.config import NetworkConfig
 from amma_core.data.cache import FrameCache
 from amma_core.data.dataset import ActionTube, Video
+from amma_core.errors import AmmaError
 from amma_core.training.augmentation import Augmentation
 from amma_core.training.samples import (
     Request,
@@ -15,6 +16,8 @@ from amma_core.training.samples import (
     boxes_at,
     clip_numbers,
     join_batches,
+    labels_backwards,
+    turned_round,
     window_keys,
 )
 
@@ -161,6 +164,63 @@ def test_tempo_changes_how_far_apart_frames_are(cache):
         np.testing.assert_allclose(targets.movement[0, :, 0] + targets.cells[0, -1, 0], (keys + 8) / 4)
     assert min(spans) == 2
     assert max(spans) in (5, 6)
+
+
+def test_a_video_runs_backwards_every_other_time_and_is_called_what_it_then_is(cache):
+    plain = samples(cache)
+    turning = samples(cache, backwards={0: 1})  # v may be turned and becomes what w shows; w may not
+    labels = []
+    for epoch in range(40):
+        clips, windows, targets = turning[Request(epoch, 8, 64)]  # v, frame 9
+        shown = clips[windows[0], :, 0, 0, 0].astype(int).ravel()
+        backwards = bool((np.diff(shown) <= 0).all())
+        assert shown[-1] == 9
+        # Of the twelve frames three come before frame 9 when played backwards; copies stand for the rest.
+        assert shown.tolist() == ([12] * 8 + [12, 11, 10, 9] if backwards else [1] * 4 + list(range(2, 10)))
+        keys = clips[windows[0], -1, 0, 0, 0]
+        np.testing.assert_allclose(targets.movement[0, :, 0] + targets.cells[0, -1, 0], (keys + 8) / 4)
+        labels.append(targets.labels.item())
+        assert labels[-1] == int(backwards)
+    assert 10 < sum(labels) < 30
+    for number in range(12, 20):  # w's
+        request = Request(0, number, 64)
+        np.testing.assert_array_equal(turning[request].clips, plain[request].clips)
+
+
+def test_whole_windows_are_drawn_more_often(cache):
+    newest = {}
+    for share in (0.0, 1.0):
+        some = samples(cache, stride=12, whole=share)
+        shown = [some[Request(epoch, 0, 64)].clips[-1, -1, 0, 0, 0] for epoch in range(60)]
+        newest[share] = set(map(int, shown))
+    assert min(newest[0.0]) <= 2
+    assert newest[1.0] == {9, 10, 11, 12}  # key frames 1, 5 and 9 are the first three different ones
+
+
+def test_a_video_without_whole_windows_is_drawn_as_it_is(cache):
+    some = samples(cache, whole=1.0)
+    assert some[Request(0, 3, 64)].clips[-1, -1, 0, 0, 0] == 4
+
+
+def test_videos_blended_in_run_backwards_too(cache):
+    blending = samples(cache, backwards={0: 1})
+    blending = replace(blending, augmentation=replace(Augmentation.none(), blend=1.0))
+    seen = {tuple(blending[Request(0, n, 64)].targets.labels.tolist()) for n in range(12, 20)}  # onto w, 1
+    assert {(1, 0), (1, 1)} <= seen
+
+
+def test_a_tube_that_is_turned_round_keeps_its_gaps():
+    turned = turned_round(video(tubes=[tube(0, [2, 3, 7])]), 12, {0: 1})
+    (only,) = turned.tubes
+    assert only.label == 1
+    assert only.boxes.tolist() == [[6, 11, 6, 19, 18], [10, 7, 6, 15, 18], [11, 6, 6, 14, 18]]
+
+
+def test_labels_backwards_are_the_data_sets():
+    labels = ["sit", "stand", "walk"]
+    assert labels_backwards({"sit": "stand", "stand": "sit"}, labels) == {0: 1, 1: 0}
+    with pytest.raises(AmmaError, match="names 'rise', which is no label of the data set: it has sit, stand"):
+        labels_backwards({"sit": "rise"}, labels)
 
 
 def test_joined_samples_keep_their_clips_and_targets(cache):
