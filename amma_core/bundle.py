@@ -155,13 +155,16 @@ def save(
 
 def find(model: str | Path) -> Path:
     """The folder of a model: a path, or the name of a shipped one. Raises AmmaError if there is none."""
-    path = Path(model).expanduser()
-    if (path / CONFIG).is_file():
-        return path
-    if path.is_file():
-        raise AmmaError(f"{path} is a file, but a model is a folder with {CONFIG} and {WEIGHTS} in it")
-    if path.is_dir():
-        raise AmmaError(f"{path}: {CONFIG} is missing, so this folder is no model")
+    try:
+        path = Path(model).expanduser()
+        if (path / CONFIG).is_file():
+            return path
+        if path.is_file():
+            raise AmmaError(f"{path} is a file, but a model is a folder with {CONFIG} and {WEIGHTS} in it")
+        if path.is_dir():
+            raise AmmaError(f"{path}: {CONFIG} is missing, so this folder is no model")
+    except (OSError, RuntimeError, ValueError) as error:  # no such user, too long, no permission, a null byte
+        raise AmmaError(f"a model's folder cannot be looked for at {str(model)!r}: {error}") from None
     shipped = {
         config.parent.name: config.parent
         for place in reversed(_places())

@@ -55,6 +55,7 @@ class ClipAssembler:
 
     With `target_fps` clips have about that rate, whatever the camera's: frames that come sooner are passed
     over. They are settled like the others, but no clip holds them (unless the stream ends with one).
+    Frames whose stamps do not move are all taken.
     """
 
     def __init__(
@@ -106,6 +107,8 @@ class ClipAssembler:
             )
         size = (image.shape[1], image.shape[0])
         steps = self._end_at_cut(stamp, size)
+        # A clock that stands still says nothing of the camera's rate.
+        stands_still = stamp == self._last_stamp
         self._image_size = size
         self._last_stamp = stamp
         self.number += 1
@@ -114,7 +117,7 @@ class ClipAssembler:
         self._passed_over = (image, self.number, stamp)
         due = stamp if self._due is None else self._due
         # A quarter of a period is what a camera's clock may be out; a slow camera must not save up frames.
-        if stamp >= due - self.period // 4:
+        if stands_still or stamp >= due - self.period // 4:
             self._due = max(due + self.period, stamp + self.period // 2)
             self._take_newest()
         if self._fresh == self.length:

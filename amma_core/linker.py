@@ -91,7 +91,8 @@ class TubeLinker:
         self._history = _History() if keep_history else None
         self._keys = _NO_KEYS
         self._tubes = _Tubes.none(0)
-        self._next_id = 1
+        self.next_id = 1
+        """The id of the next tube; ids never repeat in a run."""
         self._stream: int | None = None
         self._stream_frames = 0
         self._extrapolated: set[int] = set()
@@ -224,11 +225,11 @@ class TubeLinker:
 
     def _start(self, labels: Ints, scores: np.ndarray, boxes: np.ndarray, tubelets: Tubelets) -> None:
         tubes = _Tubes.none(len(self._keys), len(labels))
-        tubes.id[:] = np.arange(self._next_id, self._next_id + len(labels))
+        tubes.id[:] = np.arange(self.next_id, self.next_id + len(labels))
         tubes.label[:] = labels
         tubes.first[:], tubes.first_stamp[:] = tubelets.key_numbers[0], tubelets.key_stamps[0]
         tubes.extend(np.arange(len(labels)), scores, boxes, tubelets)
-        self._next_id += len(labels)
+        self.next_id += len(labels)
         self._tubes = self._tubes + tubes
 
     def _settle(self, tubes: "_Tubes", tubelets: Tubelets) -> tuple[list[FrameDetections], list[Tube]]:

@@ -88,8 +88,10 @@ class BagPlayer(Node):
 
     def _run(self) -> None:
         try:
-            watched = self._images or list(self._players)
-            self._pacing.wait_for_listeners([self._players[name] for name in watched])
+            watched = [self._players[name] for name in self._images or self._players]
+            # Of all images in a recording, depths and compressed ones too, few have listeners.
+            all_chosen = any(self.settings["topics"]) or not self._images
+            self._pacing.wait_for_listeners(watched, all if all_chosen else any)
             played = late = 0
             while True:
                 count, worst = self._play()
@@ -153,7 +155,7 @@ class BagPlayer(Node):
         def taken() -> bool:
             return self._players[name].wait_for_all_acked(Duration(seconds=0.05))
 
-        self._pacing.wait(taken, f"a subscriber of {name} does not take its messages")
+        self._pacing.wait(taken, lambda: f"a subscriber of {name} does not take its messages")
         self._waiting[name] = 0
 
 

@@ -62,14 +62,20 @@ class Camera:
     def start(self, queue: FrameQueue) -> None:
         self.queue = queue
         self.meter = Meter()
-        self._skipped = 0
+        self._skipped = self._failed = 0
         self._stamps: list[int] = []
         self._last_image = self._steady_seconds()
         if not self.settings["lazy"] or self.publisher.get_subscription_count():
             self._subscribe()
 
     def stop(self) -> None:
+        """Take no more images. The queue goes on until inference has ended."""
         self._unsubscribe()
+
+    def forget_queue(self) -> None:
+        waiting = self.queue.skipped - self._skipped
+        if waiting:
+            self.node.get_logger().info(f"{waiting} images of {self._topic('image')} were not looked at")
         self.queue = None
 
     def _subscribe(self) -> None:
@@ -127,7 +133,7 @@ class Camera:
     def _on_ending(self) -> None:
         self._forget_ending()
         if self.queue is not None:
-            self.queue.call(self.end_stream)
+            self.queue.call(lambda: self.end_stream("the images' last publisher has left"))
 
     def _forget_ending(self) -> None:
         if self._ending is not None:
@@ -141,7 +147,13 @@ class Camera:
         """How it goes since the last report; warns in the log where something is wrong with the images."""
         rates, values = self.meter.report()
         skipped, self._skipped = self.queue.skipped - self._skipped, self.queue.skipped
-        faults = [self._silence(), self._holes(), f"{skipped} frames skipped: too slow" if skipped else ""]
+        failed, self._failed = self.meter.totals["failed"] - self._failed, self.meter.totals["failed"]
+        faults = [
+            self._silence(),
+            self._holes(),
+            f"{skipped} frames skipped: too slow" if skipped else "",
+            f"looking at images failed {failed} times; the log says why" if failed else "",
+        ]
         return status(
             f"{self.node.get_fully_qualified_name()}: {self.name or 'camera'}",
             model,
@@ -155,6 +167,7 @@ class Camera:
                 "frames answered": self.meter.totals["answered"],
                 "frames skipped": self.queue.skipped,
                 "bad images": self.meter.totals["bad"],
+                "failures": self.meter.totals["failed"],
                 "images waiting": len(self.queue),
             },
         )
@@ -244,16 +257,24 @@ class Camera:
         if not self.stream.waiting:
             self.settle()
 
-    def end_stream(self) -> None:
-        """Answer what is left of the stream, and say that its tubes are over."""
+    def end_stream(self, why: str = "") -> None:
+        """Answer what is left of the stream, and say that its tubes are over; `why` is for the log."""
         if self._kind is None:
             return
+        if why:
+            self.node.get_logger().info(f"the stream is over: {why}")
         self.stream.flush()
         while self.stream.waiting:
             self._run([self])
         header = Header(stamp=self._header.stamp, frame_id=self._kind[0])
         self.publisher.publish(TubeletArray(header=header, stream=self.stream.number))
         self._kind = None
+
+    def fail(self, error: str) -> None:
+        """The images at hand could not be looked at; with the next one a new stream begins."""
+        self.meter.count("failed")
+        self._warn("failed", f"looking at images of {self._topic('image')} failed:\n{error}")
+        self.stream.reset()
 
     def publish(self, tubelets: Tubelets, processing_ms: float) -> None:
         message = conversions.tubelets_to_message(tubelets, self.labels, self._kind[0])

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
+from zlib import crc32
 
 import cv2
 import numpy as np
@@ -133,10 +134,15 @@ def _rows(message, rows: int, row_bytes: int) -> Picture:
 
 
 def _decompress(message) -> Picture:
-    if "compressedDepth" in message.format:
-        raise AmmaError("a compressed image holds depths, not a picture: its format is compressedDepth")
+    # image_transport writes the encoding of the original first: "16UC1; png compressed"
+    original = message.format.partition(";")[0].strip()
+    if original in _REFUSED or "compressedDepth" in message.format:
+        raise AmmaError(f"a compressed image holds depths, not a picture: its format is '{message.format}'")
     data = np.frombuffer(message.data, np.uint8)
-    picture = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
+    try:
+        picture = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
+    except cv2.error:  # a damaged header may promise more pixels than OpenCV takes
+        picture = None
     if picture is None:
         raise AmmaError(
             f"a compressed image could not be decoded: format '{message.format}', {len(data)} bytes; "
@@ -259,8 +265,13 @@ def detections_from_message(
         np.hstack([centers - halves, centers + halves]),
         [d.results[0].hypothesis.class_id for d in kept],
         np.array([d.results[0].hypothesis.score for d in kept], np.float32),
-        [int(d.id) for d in kept],
+        [_tube_number(d.id) for d in kept],
     )
+
+
+def _tube_number(text: str) -> int:
+    """Other nodes may have ids that are no numbers."""
+    return int(text) if text.isdecimal() else crc32(text.encode())
 
 
 def tubes_to_message(tubes: list[Tube], labels: Mapping[int, str], header: Header) -> ActionTubeArray:

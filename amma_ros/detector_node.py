@@ -94,10 +94,14 @@ class DetectorNode(ManagedNode):
         self._handover.close()
         self._thread.join()
         self._handover = None
+        for camera in self._cameras:
+            camera.forget_queue()
 
     def check(self, values: dict) -> None:
         if "model" in values:
             bundle.load(values["model"])
+        if "cameras" in values:
+            camera_names(values)
 
     def diagnose(self) -> list[DiagnosticStatus]:
         name = self._model.name if self._model is not None else ""
@@ -122,11 +126,15 @@ class DetectorNode(ManagedNode):
         self._label_info.publish(conversions.label_info(self._model.labels, 0.0, now))
 
     def _on_load_model(self, request: LoadModel.Request, response: LoadModel.Response) -> LoadModel.Response:
-        """The old model goes on looking at images until the new one is loaded."""
+        """The old model stays until the new one is loaded, and for good if that fails."""
         try:
             model = self._load(request.model)
         except AmmaError as error:
             response.message = str(error)
+            return response
+        except Exception as error:  # no memory on the GPU, for instance
+            self.get_logger().error(traceback.format_exc())
+            response.message = f"{request.model} could not be loaded: {error}"
             return response
         self._model = model
         self.note("model", request.model)
@@ -142,21 +150,18 @@ class DetectorNode(ManagedNode):
     def _begin(self, model: _Model) -> None:
         """What comes is looked at with this model, as the first of new streams."""
         self._runtime = model.runtime
-        fps = self.settings["target_fps"]
         for camera in self._cameras:
-            stream = Stream(
-                model.runtime.config,
-                policy=self.settings["policy"],
-                max_gap=self.settings["max_gap"],
-                target_fps=model.fps if fps < 0 else fps or None,
-            )
+            stream = Stream(model.runtime.config, **parameters.of_streams(self.settings, model.fps))
             camera.begin(stream, model.labels, self._advance)
 
     def _change(self, model: _Model) -> None:
-        for camera in self._cameras:
-            camera.end_stream()
-            camera.queue.clip = model.runtime.config.clip_length
-        self._begin(model)
+        try:
+            for camera in self._cameras:
+                camera.end_stream()
+        finally:  # a model that fails shall not stand in the way of the next
+            for camera in self._cameras:
+                camera.queue.fit(model.runtime.config.clip_length)
+            self._begin(model)
 
     def _work(self, handover: Handover) -> None:
         cameras = {camera.queue: camera for camera in self._cameras}
@@ -168,8 +173,9 @@ class DetectorNode(ManagedNode):
             found = handover.get(busy, since + wait if busy else None)
             if found is None and not busy:
                 return  # closed
+            advancing = found is None or len(busy) == len(cameras)
             try:
-                if found is None or len(busy) == len(cameras):
+                if advancing:
                     self._advance(list(busy.values()))
                     since = 0.0
                 elif isinstance(found[1], Frame):
@@ -179,9 +185,8 @@ class DetectorNode(ManagedNode):
             except Exception:
                 if not self.context.ok():
                     return  # the process is ending: nothing can be published any more
-                self.get_logger().error(f"looking at images failed:\n{traceback.format_exc()}")
-                for camera in self._cameras:
-                    camera.stream.reset()
+                for camera in busy.values() if advancing else [cameras[found[0]]]:
+                    camera.fail(traceback.format_exc())
 
     def _advance(self, cameras: list[Camera]) -> None:
         """One step for each of these cameras, in one batch."""

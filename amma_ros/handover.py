@@ -25,12 +25,17 @@ class FrameQueue:
     """
 
     def __init__(self, changed: Condition, depth: int, clip: int):
-        self.depth, self.clip = max(depth, 2 * clip), clip
+        self._wanted_depth = depth
+        self.fit(clip)
         self.items: deque[Frame | Action] = deque()
         self.skipped = 0
         """Frames given up so far."""
         self._images = 0
         self._changed = changed
+
+    def fit(self, clip: int) -> None:
+        """Clips have this many frames; there is room for two of them whatever `depth` was wanted."""
+        self.depth, self.clip = max(self._wanted_depth, 2 * clip), clip
 
     def __len__(self) -> int:
         """Images that wait."""
@@ -57,6 +62,7 @@ class FrameQueue:
         return item
 
     def drop_frames(self) -> None:
+        self.skipped += self._images
         self.items = deque(item for item in self.items if not isinstance(item, Frame))
         self._images = 0
 

@@ -24,6 +24,8 @@ class LinkerNode(ManagedNode):
         self._channels: list[Channel] = []
         self._label_subscription = None
         self._label_names: list[str] = []
+        self.next_ids: dict[str, int] = {}
+        """By camera: the id of its next tube, for ids are never used again."""
         self.check({name: self.settings[name] for name in ("classes", "class_min_scores")})
 
     def open(self) -> None:
@@ -50,6 +52,8 @@ class LinkerNode(ManagedNode):
             channel.stop()
 
     def check(self, values: dict) -> None:
+        if "cameras" in values:
+            camera_names(values)
         classes = [*read_names(values.get("classes", [])), *read_scores(values.get("class_min_scores", []))]
         strange = sorted(set(classes) - set(self._label_names)) if self._label_names else []
         if strange:
@@ -87,7 +91,7 @@ class LinkerNode(ManagedNode):
 class Channel:
     """One camera's tubelets and what comes of them; topics lie below its name if it has one."""
 
-    def __init__(self, node: ManagedNode, name: str):
+    def __init__(self, node: LinkerNode, name: str):
         self.node, self.name = node, name
         self.results: Results | None = None
         self._meter = Meter()
@@ -109,14 +113,19 @@ class Channel:
             self.node.destroy_publisher(publisher)
 
     def start(self) -> None:
-        self.results = Results(self.node.settings)
+        self.results = Results(self.node.settings, self.node.next_ids.get(self.name, 1))
         self._meter = Meter()
         if not self.node.settings["lazy"] or self._count_listeners():
             self._subscribe()
 
     def stop(self) -> None:
         self._unsubscribe()
-        self.results = None
+        if self.results is not None:
+            ended = self.results.finish()
+            if ended is not None and self.node.context.ok():
+                self._tubes.publish(ended)
+            self.node.next_ids[self.name] = self.results.linker.next_id
+            self.results = None
 
     def report(self) -> DiagnosticStatus:
         rates, values = self._meter.report()

@@ -5,10 +5,11 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
@@ -118,7 +119,7 @@ class Settings:
             return given
         if declared.type == "double" and given.type_ == RosParameter.Type.INTEGER:
             return RosParameter(given.name, RosParameter.Type.DOUBLE, float(given.value))
-        if declared.type == "string_array" and given.value is not None and len(given.value) == 0:
+        if declared.type == "string_array" and hasattr(given.value, "__len__") and len(given.value) == 0:
             return RosParameter(given.name, RosParameter.Type.STRING_ARRAY, [])
         return given
 
@@ -150,7 +151,7 @@ def _is_of_rclpy(name: str) -> bool:
     return name in ("use_sim_time", "start_type_description_service") or name.startswith("qos_overrides.")
 
 
-def camera_names(settings: Settings) -> list[str]:
+def camera_names(settings: Mapping[str, Value]) -> list[str]:
     """The parameter ``cameras``; one camera without a name if it is empty. Raises AmmaError for bad names."""
     names = [name for name in settings["cameras"] if name]
     for name in names:
@@ -164,14 +165,15 @@ def camera_names(settings: Settings) -> list[str]:
 class ManagedNode(LifecycleNode):
     """A node with a lifecycle. A child says what to do in `open`, `start`, `stop` and `close`.
 
-    An AmmaError in one of the first two leaves the node where it was, and is logged as one sentence; with
-    the parameter ``autostart`` it comes out of the constructor.
+    An AmmaError in one of the first two leaves the node where it was, and is logged as one sentence. What
+    goes wrong while the node starts by itself, by the parameter ``autostart``, comes out of the constructor.
     """
 
     def __init__(self, name: str, table: Sequence[Parameter], **options):
         super().__init__(name, **options)
         self.active = False
-        self._failure: AmmaError | None = None
+        self._starting = False
+        self._failure: Exception | None = None
         self._opened_with: dict[str, Value] = {}
         self.settings = Settings(self, table, active=lambda: self.active, check=self.check, apply=self.apply)
         self.prepare()
@@ -180,12 +182,11 @@ class ManagedNode(LifecycleNode):
         self.create_timer(
             self.settings["diagnostics_period"], self._report, clock=Clock(clock_type=ClockType.STEADY_TIME)
         )
+        # rclpy lets the error of a request out of turn end the node.
+        self._answer_request = self._service_change_state.callback
+        self._service_change_state.callback = self._on_request
         if self.settings["autostart"]:
-            self.trigger_configure()
-            if self._failure is None:
-                self.trigger_activate()
-            if self._failure is not None:
-                raise self._failure
+            self._autostart()
 
     def prepare(self) -> None:
         """Called once, when the parameters are there."""
@@ -245,6 +246,30 @@ class ManagedNode(LifecycleNode):
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         return self._attempt(lambda: (self._stop(), self.close()))
 
+    def _autostart(self) -> None:
+        self._starting = True
+        for trigger in (self.trigger_configure, self.trigger_activate):
+            trigger()
+            if self._failure is not None:
+                raise self._failure
+        self._starting = False
+
+    def _on_request(
+        self, request: ChangeState.Request, response: ChangeState.Response
+    ) -> ChangeState.Response:
+        """A transition is wanted. One that is not possible now is refused, and the log says so."""
+        possible = {number: label for number, label, *_ in self._state_machine.available_transitions}
+        label = request.transition.label
+        if (label in possible.values()) if label else (request.transition.id in possible):
+            return self._answer_request(request, response)
+        hint = "; where another node manages it, set autostart to false" if self.settings["autostart"] else ""
+        self.get_logger().warning(
+            f"the transition {label or request.transition.id} is not possible while the node is "
+            f"{self._state_machine.current_state[1]}, only {', '.join(possible.values())}{hint}"
+        )
+        response.success = False
+        return response
+
     def _report(self) -> None:
         found = self.diagnose()
         state = KeyValue(key="state", value=self._state_machine.current_state[1])
@@ -271,19 +296,19 @@ class ManagedNode(LifecycleNode):
     def _attempt(
         self, action: Callable[[], object], undo: Callable[[], None] = lambda: None
     ) -> TransitionCallbackReturn:
-        self._failure = None
         try:
             action()
             return TransitionCallbackReturn.SUCCESS
         except AmmaError as error:
             self._failure = error
-            if not self.settings["autostart"]:
+            if not self._starting:
                 self.get_logger().error(str(error))
             undo()
             return TransitionCallbackReturn.FAILURE
-        except Exception:
+        except Exception as error:
+            self._failure = error
             # rclpy would take the error and say nothing; so do we when the process is ending
-            if self.context.ok():
+            if self.context.ok() and not self._starting:
                 self.get_logger().error(traceback.format_exc())
             return TransitionCallbackReturn.ERROR
 

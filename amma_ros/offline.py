@@ -83,9 +83,8 @@ class Offline:
         self._labels = model.labels
         self._detector = ActionDetector(
             TorchRuntime(model.build(), detector["device"], detector["precision"]),
-            policy=detector["policy"],
-            max_gap=detector["max_gap"],
             top=detector["top_tubelets"],
+            **parameters.of_streams(detector, model.fps),
         )
         self._min_tubelet_score = detector["min_tubelet_score"]
         self._causal = detector["causal"]

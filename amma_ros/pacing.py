@@ -48,7 +48,7 @@ class Pacing:
         if self._stopped.wait(max(0.0, seconds)) or not self._node.context.ok():
             raise Stopped
 
-    def wait(self, ready: Callable[[], bool], complaint: str) -> None:
+    def wait(self, ready: Callable[[], bool], complaint: Callable[[], str]) -> None:
         """Until `ready()`; the log says from time to time what keeps it waiting."""
         complain = time.monotonic() + PATIENCE
         with self._answer:
@@ -56,18 +56,29 @@ class Pacing:
                 self.sleep(0)
                 if time.monotonic() > complain:
                     complain += PATIENCE
-                    self._node.get_logger().warning(complaint)
+                    self._node.get_logger().warning(complaint())
 
-    def wait_for_listeners(self, publishers: Sequence[Publisher]) -> None:
-        """Until each has `wait_for_subscribers`, and answers have a sender if they are waited for."""
+    def wait_for_listeners(self, publishers: Sequence[Publisher], enough: Callable = all) -> None:
+        """Until each has `wait_for_subscribers` (with `enough` any: one of them).
+
+        Where answers are waited for, until they have a sender, too.
+        """
         wanted = max(self._settings["wait_for_subscribers"], int(self.consumed))
 
         def ready() -> bool:
             answering = not self.consumed or self._answers.get_publisher_count() > 0
-            return answering and all(topic.get_subscription_count() >= wanted for topic in publishers)
+            return answering and enough(topic.get_subscription_count() >= wanted for topic in publishers)
 
-        names = ", ".join(topic.topic_name for topic in publishers)
-        self.wait(ready, f"waiting for {wanted} subscribers of {names}")
+        def complaint() -> str:
+            lacking = [topic.topic_name for topic in publishers if topic.get_subscription_count() < wanted]
+            if not lacking:
+                return f"waiting for a publisher of {self._answers.topic_name}: is the linker running?"
+            join = " and of " if enough is all else " or of "
+            return (
+                f"waiting for {wanted} subscribers of {join.join(lacking)} (parameter wait_for_subscribers)"
+            )
+
+        self.wait(ready, complaint)
 
     def wait_for_room(self, stamp: int) -> None:
         """Until one more image, of this stamp in nanoseconds, may go out; counts it as out."""
@@ -76,7 +87,7 @@ class Pacing:
         most = self._settings["max_in_flight"]
         self.wait(
             lambda: len(self._in_flight) < most,
-            f"{most} images are out and no detections come back; is max_in_flight at least a clip?",
+            lambda: f"{most} images are out and no detections come back; is max_in_flight at least a clip?",
         )
         with self._answer:
             self._in_flight.append(stamp)

@@ -4,7 +4,7 @@
 """
 
 import difflib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from amma_core import bundle
@@ -331,7 +331,8 @@ BAG_PLAYER = (
     Parameter(
         "wait_for_subscribers",
         0,
-        "Subscribers of each topic of images to wait for before the first message.",
+        "Subscribers to wait for before the first message: of each image topic that `topics` names, or of "
+        "any one where it names none.",
         NEVER,
         0,
         100,
@@ -355,6 +356,12 @@ NODES = {
     "video_publisher": VIDEO_PUBLISHER,
     "bag_player": BAG_PLAYER,
 }
+
+
+def of_streams(values: Mapping[str, Value], fps: float) -> dict[str, Value]:
+    """How the detector cuts streams into clips, from its parameters and the rate that its model knows."""
+    target = fps if values["target_fps"] < 0 else values["target_fps"] or None
+    return {"policy": values["policy"], "max_gap": values["max_gap"], "target_fps": target}
 
 
 def unknown(names: Collection[str]) -> str:

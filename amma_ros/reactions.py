@@ -4,6 +4,7 @@ Nothing here waits. What cannot be done, is refused or gets no answer is logged 
 """
 
 import difflib
+import math
 import time
 from collections import Counter
 
@@ -77,7 +78,10 @@ class Reaction:
         """Give up what has waited too long for an answer; now: seconds of the monotonic clock."""
         for future, deadline in list(self._waiting.items()):
             if now > deadline:
-                future.cancel()
+                self._give_up(future)
+
+    def _give_up(self, future: Future) -> None:
+        future.cancel()
 
     def _open(self, entry: dict) -> None:
         """Make the client or publisher."""
@@ -176,6 +180,7 @@ class Goal(Reaction):
         self._type = interface(entry.get("type"), "action")
         self._client = ActionClient(self._node, self._type, self._target)
         self._newest = 0
+        self._sending: Future | None = None
         self._running = None
         self._cancel_wanted = False
 
@@ -193,7 +198,16 @@ class Goal(Reaction):
             self._failed("is not available: start its server, or correct the name; the goal is left out")
             return
         number = self._newest
-        self._await(self._client.send_goal_async(content), lambda handle: self._on_sent(handle, number))
+        self._sending = self._client.send_goal_async(content)
+        self._await(self._sending, lambda handle: self._on_sent(handle, number))
+
+    def _give_up(self, future: Future) -> None:
+        """A server may take a goal late, and it must be possible to cancel that one, too."""
+        if future is not self._sending:
+            super()._give_up(future)
+            return
+        self._waiting[future] = math.inf
+        self._failed(f"gave no answer within {PATIENCE:g} seconds; it may still take the goal")
 
     def _on_sent(self, handle, number: int) -> None:
         if not handle.accepted:

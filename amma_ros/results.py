@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
+from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray
 
 from amma_core.errors import AmmaError
@@ -17,16 +18,18 @@ from amma_ros.parameters import Value
 class Results:
     """Links tubelets, message by message."""
 
-    def __init__(self, settings: Mapping[str, Value]):
-        """settings: the linker node's parameters by name."""
+    def __init__(self, settings: Mapping[str, Value], first_id: int = 1):
+        """settings: the linker node's parameters by name; first_id: the first tube's."""
         self.linker = TubeLinker(
             nms_iou=settings["nms_iou"], top=settings["top_per_class"], link_iou=settings["link_iou"]
         )
+        self.linker.next_id = first_id
         self.change(settings)
         self._labels: dict[int, str] = {}
         self._newest_frame = 0
         self._image_size = (0, 0)
         self._newest_boxes: dict[int, np.ndarray] = {}
+        self._header = Header()
 
     def change(self, settings: Mapping[str, Value]) -> None:
         """Take over the parameters that may change at any time."""
@@ -63,14 +66,21 @@ class Results:
 
         frame_id = message.header.frame_id
         frames = [conversions.detections_to_message(frame, self._labels, frame_id) for frame in step.frames]
-        if not tubes and not message.key_numbers:
-            return frames, None
+        self._header = message.header
         if message.key_numbers:  # announcements do not tell it
             self._image_size = message.image_width, message.image_height
-        array = conversions.tubes_to_message(tubes, self._labels, message.header)
+        return frames, self._tubes_to_message(tubes) if tubes or message.key_numbers else None
+
+    def finish(self) -> ActionTubeArray | None:
+        """The end of all tubes, where nothing more is to come."""
+        tubes = self.linker.finish().tubes
+        return self._tubes_to_message(tubes) if tubes else None
+
+    def _tubes_to_message(self, tubes: list[Tube]) -> ActionTubeArray:
+        array = conversions.tubes_to_message(tubes, self._labels, self._header)
         array.image_width, array.image_height = self._image_size
         self._remember_boxes(tubes, array)
-        return frames, array
+        return array
 
     def _min_scores(self) -> float | np.ndarray:
         if not self.class_min_scores:

@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> None:
     model = bundle.load(arguments.model)
     if not model.trained:
         print(f"The model {model.name!r} is untrained: what it finds means nothing.", file=sys.stderr)
-    detector = ActionDetector(TorchRuntime(model.build(), arguments.device))
+    detector = ActionDetector(TorchRuntime(model.build(), arguments.device), target_fps=model.fps)
     pipeline = ActionPipeline(detector, TubeLinker(min_score=arguments.min_score, causal=arguments.causal))
 
     annotator = Annotator()

@@ -1,6 +1,7 @@
 """The network in torch, on a CPU or a GPU."""
 
 import gc
+import re
 from collections.abc import Sequence
 from copy import deepcopy
 
@@ -78,10 +79,9 @@ def find_device(name: str) -> torch.device:
     """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` as a torch device; raises AmmaError if it is not there."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise AmmaError(f"there is no device {name!r}; use auto, cpu, cuda or cuda:N") from None
+    if not re.fullmatch(r"cpu|cuda(:\d{1,2})?", name):
+        raise AmmaError(f"there is no device {name!r}; use auto, cpu, cuda or cuda:N")
+    device = torch.device(name)
     seen = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= seen:
         raise AmmaError(f"device {name!r} was asked for, but torch sees {seen} GPUs; use device cpu or auto")

@@ -299,6 +299,14 @@ def test_clips_have_the_target_rate_whatever_the_cameras(camera, keys):
     assert [number for numbers in settled for number in numbers] == list(range(1, 25))
 
 
+@pytest.mark.parametrize("clock", [0, 100])
+def test_of_a_clock_that_stands_still_every_frame_is_taken(clock):
+    assembler = ClipAssembler(4, 3, 64, target_fps=30.0)
+    image = np.zeros((48, 64, 3), np.uint8)
+    steps = [step for _ in range(8) for step in assembler.add(image, clock)]
+    assert [step.settled_numbers.tolist() for step in steps] == [[1, 2, 3, 4], [5, 6, 7, 8]]
+
+
 def test_a_jittering_camera_at_the_target_rate_loses_no_frame():
     assembler = ClipAssembler(4, 3, 64, target_fps=30.0)
     image = np.zeros((48, 64, 3), np.uint8)

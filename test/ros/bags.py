@@ -72,8 +72,9 @@ def write_bag(
     return path
 
 
-def film(count: int, make=image, **options) -> list:
-    return [(stamp + DELAY, make(number, stamp, **options)) for number, stamp in enumerate(stamps(count))]
+def film(count: int, make=image, fps: int = 25, **options) -> list:
+    times = enumerate(stamps(count, fps))
+    return [(stamp + DELAY, make(number, stamp, **options)) for number, stamp in times]
 
 
 def words(count: int) -> list:

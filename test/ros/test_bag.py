@@ -10,6 +10,7 @@ import pytest
 import yaml
 from amma_ros.msg import ActionTube, ActionTubeArray
 from bags import DELAY, IMAGE, SECOND, START, compressed, film, image, stamps, words, write_bag
+from rcl_interfaces.msg import Log
 from rclpy.serialization import deserialize_message, serialize_message
 from ros_graph import LABELS
 from rosbags.rosbag2 import Reader, Writer
@@ -21,7 +22,7 @@ from vision_msgs.msg import Detection2DArray, LabelInfo
 
 from amma_core.cli import main
 from amma_core.errors import AmmaError
-from amma_ros import conversions
+from amma_ros import conversions, pacing
 from amma_ros.bag_player import BagPlayer
 from amma_ros.bag_reader import BagReader
 from amma_ros.detector_node import DetectorNode
@@ -363,9 +364,9 @@ def finish(graph, player: BagPlayer) -> None:
     player.done.result()
 
 
-@pytest.mark.parametrize("causal", [False, True])
-def test_live_and_offline_say_the_same(graph, tiny_model, tmp_path, causal):
-    """Two cameras' worth of streams: a gap and another frame_id each end one."""
+@pytest.mark.parametrize(("causal", "fps"), [(False, 25), (True, 25), (False, 60)])
+def test_live_and_offline_say_the_same(graph, tiny_model, tmp_path, causal, fps):
+    """Two cameras' worth of streams: a gap and another frame_id each end one. The model wants 30 fps."""
     late = [
         (time + 5 * SECOND, image(number, stamp + 5 * SECOND))
         for number, (time, stamp) in enumerate(zip([t for t, _ in film(7)], stamps(7), strict=True))
@@ -374,7 +375,7 @@ def test_live_and_offline_say_the_same(graph, tiny_model, tmp_path, causal):
         (time + 6 * SECOND, image(number, stamp + 6 * SECOND, "other"))
         for number, (time, stamp) in enumerate(zip([t for t, _ in film(6)], stamps(6), strict=True))
     ]
-    bag = write_bag(tmp_path / "bag", {IMAGE: [*film(18), *late, *other]}, "sqlite3", "message")
+    bag = write_bag(tmp_path / "bag", {IMAGE: [*film(18, fps=fps), *late, *other]}, "sqlite3", "message")
     detections = graph.listen(Detection2DArray, "detections")
     tubes = graph.listen(ActionTubeArray, "action_tubes")
     labels = graph.listen(LabelInfo, "label_info", LATCHED)
@@ -422,6 +423,28 @@ def test_messages_pass_through_as_they_are(graph, tmp_path):
     times = [conversions.to_nanoseconds(message.clock) for message in clock]
     assert times == sorted(times)
     assert times[-1] == stamps(8)[-1] + DELAY
+
+
+def test_images_that_nobody_wants_do_not_hold_a_recording_up(graph, tmp_path):
+    bag = write_bag(tmp_path / "bag", {IMAGE: film(8), "/depth": film(8)})
+    images = graph.listen(Image, IMAGE)
+    finish(graph, play(graph, bag, rate=10.0, wait_for_subscribers=1))
+    graph.wait(lambda: len(images) == 8, "all images")
+
+
+def test_topics_that_are_named_are_waited_for(graph, tmp_path, monkeypatch):
+    monkeypatch.setattr(pacing, "PATIENCE", 0.2)
+    lines = graph.listen(Log, "/rosout", 1000)
+    bag = write_bag(tmp_path / "bag", {IMAGE: film(3), "/depth": film(3)})
+    images = graph.listen(Image, IMAGE)
+    player = play(graph, bag, rate=10.0, wait_for_subscribers=1, topics=[IMAGE, "/depth"])
+    graph.wait(
+        lambda: any("waiting for 1 subscribers of /depth (" in line.msg for line in lines), "a complaint"
+    )
+    assert images == []
+    depths = graph.listen(Image, "/depth")
+    finish(graph, player)
+    graph.wait(lambda: len(images) == len(depths) == 3, "all images")
 
 
 def test_a_bag_is_played_again_and_again(graph, tmp_path):

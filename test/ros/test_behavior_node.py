@@ -423,6 +423,19 @@ def test_a_goal_still_on_its_way_is_cancelled_once_it_is_accepted(graph, robot, 
     assert server.cancelled == [7]
 
 
+def test_a_goal_that_is_accepted_late_can_be_cancelled(graph, robot, eyes, start, monkeypatch):
+    monkeypatch.setattr(reactions, "PATIENCE", 0.2)
+    monkeypatch.setattr(behavior_node, "PERIOD", 0.1)
+    logs = complaints(graph)
+    server = FibonacciRobot(robot, think=1.0)
+    node = start({"called": {"do": [COUNT | {"end": "cancel"}]}})
+    ready(graph, node)
+    eyes.see(0, ("push", 0.9))
+    graph.wait(lambda: said(logs, graph, "it may still take the goal"), "a warning")
+    eyes.see(1)
+    graph.wait(lambda: server.cancelled == [7], "the goal to be cancelled")
+
+
 def test_goals_that_are_rejected_given_up_or_sent_to_nobody_are_counted(graph, robot, eyes, start):
     logs = complaints(graph)
     node = start({"called": {"do": [COUNT]}})

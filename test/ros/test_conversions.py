@@ -8,6 +8,7 @@ from amma_ros.msg import ActionTube
 from builtin_interfaces.msg import Time
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
+from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose
 
 from amma_core.errors import AmmaError
 from amma_core.types import FrameDetections, Tube, Tubelets
@@ -15,6 +16,7 @@ from amma_ros import conversions
 
 BLUE, GREEN, RED = 200, 90, 30
 HEIGHT, WIDTH = 6, 8
+DEPTHS = np.full((HEIGHT, WIDTH), 900, np.uint16)
 
 
 def flat_picture() -> np.ndarray:
@@ -31,6 +33,18 @@ def message(encoding: str, pixels: np.ndarray, height: int = HEIGHT, width: int 
     image = Image(height=height, width=width, encoding=encoding, step=rows.shape[1] * rows.itemsize, **fields)
     image.data.frombytes(rows.tobytes())
     return image
+
+
+def encoded(suffix: str, pixels: np.ndarray) -> bytes:
+    return cv2.imencode(f".{suffix}", pixels)[1].tobytes()
+
+
+def jpeg_that_says(height: int, width: int) -> bytes:
+    """A small picture whose header has been damaged."""
+    data = bytearray(encoded("jpg", noise()))
+    start = data.index(b"\xff\xc0")  # the frame's header: length, bits, height, width
+    data[start + 5 : start + 9] = height.to_bytes(2, "big") + width.to_bytes(2, "big")
+    return bytes(data)
 
 
 def mosaic(order: str, dtype: type, scale: int) -> np.ndarray:
@@ -169,6 +183,8 @@ def test_a_tight_bgr_image_is_not_copied():
         (CompressedImage(format="jpeg"), "could not be decoded.*0 bytes"),
         (CompressedImage(format="jpeg", data=b"no picture"), "could not be decoded"),
         (CompressedImage(format="16UC1; compressedDepth png", data=b"x"), "depths"),
+        (CompressedImage(format="16UC1; png compressed ", data=encoded("png", DEPTHS)), "depths"),
+        (CompressedImage(format="jpeg", data=jpeg_that_says(60000, 60000)), "could not be decoded"),
     ],
 )
 def test_what_is_no_picture_is_refused_with_a_reason(image, says):
@@ -176,12 +192,23 @@ def test_what_is_no_picture_is_refused_with_a_reason(image, says):
         conversions.image_to_bgr(image)
 
 
+def test_tubes_of_other_nodes_may_have_any_name():
+    names = ["7", "", "person-3", "٣"]
+    message = Detection2DArray(detections=[Detection2D(id=name) for name in names])
+    for detection in message.detections:
+        detection.results.append(ObjectHypothesisWithPose())
+    tubes = conversions.detections_from_message(message)[3]
+    assert tubes[0] == 7
+    assert len(set(tubes)) == len(names)
+    assert tubes == conversions.detections_from_message(message)[3]
+
+
 @pytest.mark.parametrize(("suffix", "tolerance"), [("png", 0), ("jpg", 6)])
 def test_compressed_images(suffix, tolerance):
     ramp = np.zeros((32, 48, 3), np.uint8)
     ramp[..., 0] = np.arange(48) * 5
     ramp[..., 2] = 255 - ramp[..., 0]
-    data = cv2.imencode(f".{suffix}", ramp)[1].tobytes()
+    data = encoded(suffix, ramp)
     bgr = conversions.image_to_bgr(CompressedImage(format=f"bgr8; {suffix} compressed bgr8", data=data))
     np.testing.assert_allclose(bgr.astype(int), ramp, atol=tolerance)
     rgb = conversions.image_to_bgr(CompressedImage(format=f"rgb8; {suffix} compressed rgb8", data=data))

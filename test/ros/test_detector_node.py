@@ -189,12 +189,42 @@ def test_bad_images_are_counted_and_logged_once(graph, tiny_model):
     assert len(lines.having("depths in metres")) == 1
 
 
+def test_a_network_that_fails_is_reported_and_concerns_its_camera_alone(graph, tiny_model, monkeypatch):
+    lines = log(graph)
+    newest = figures(graph, "detector: left")
+    answers = {name: graph.listen(TubeletArray, f"{name}/tubelets") for name in ("left", "right")}
+    cameras = {name: Camera(graph, topic=f"{name}/image") for name in answers}
+    node = graph.add(
+        DetectorNode,
+        model=tiny_model,
+        cameras=list(cameras),
+        diagnostics_period=0.1,
+        batch_wait=0.0,
+        **RELIABLE,
+    )
+    for camera in cameras.values():
+        camera.wait_for_subscribers()
+    cameras["right"].film(2)
+    graph.stay(0.2)
+    with monkeypatch.context() as patch:
+        patch.setattr(node._model.runtime, "head", lambda windows: 1 / 0)
+        cameras["left"].film(8)
+        graph.wait(lambda: newest().get("failures") == "2", "two failures")
+    assert len(lines.having("looking at images of left/image failed", "ZeroDivisionError")) == 1
+    cameras["left"].film(4, start=101 * SECOND)
+    cameras["right"].film(2, start=100 * SECOND + 2 * SECOND // 30)
+    graph.wait(lambda: all(answers.values()), "answers of both")
+    assert numbers(answers["left"]) == [[9, 10, 11, 12]]
+    assert numbers(answers["right"]) == [[1, 2, 3, 4]]
+    assert answers["left"][0].stream > answers["right"][0].stream
+
+
 def test_images_without_a_stamp_are_noticed(graph, tiny_model):
     lines = log(graph)
     detections = graph.listen(Detection2DArray, "detections")
     camera = Camera(graph)
     graph.add(LinkerNode, lazy=True)
-    graph.add(DetectorNode, model=tiny_model, lazy=True, **RELIABLE)
+    graph.add(DetectorNode, model=tiny_model, lazy=True, **RELIABLE | {"target_fps": -1.0})
     camera.wait_for_subscribers()
     for _ in range(4):
         camera.send(0)

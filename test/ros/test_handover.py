@@ -88,4 +88,15 @@ def test_closing_drops_frames_but_not_what_else_there_is_to_do():
     handover.get()[1]()
     assert handover.get() is None
     assert done == [1]
+    assert queue.skipped == 2
+
+
+def test_longer_clips_get_more_room():
+    queue = filled(8, depth=8, clip=4)
+    queue.fit(6)
+    for number in range(9, 13):
+        queue.put(message(number))
+    assert queue.skipped == 0
+    queue.put(message(13))
+    assert contents(queue) == [-1, -2, -3, -4, -5, -6, *range(7, 14)]
     assert len(queue) == 0

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from amma_ros.msg import TubeletArray
+from amma_ros.msg import ActionTube, ActionTubeArray, TubeletArray
 from amma_ros.srv import LoadModel
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from ros_graph import LABELS, SECOND, Camera
+from test_detector_node import log
 from test_parameters import change
 from vision_msgs.msg import Detection2DArray, LabelInfo
 
@@ -138,6 +139,78 @@ def test_a_model_that_is_not_there_leaves_the_node_unconfigured_with_a_reason(gr
 def test_with_autostart_a_model_that_is_not_there_stops_the_node(graph):
     with pytest.raises(AmmaError, match="there is no model '/nowhere'"):
         graph.add(DetectorNode, model="/nowhere")
+
+
+def test_a_request_out_of_turn_is_refused_and_the_node_lives_on(graph, tiny_model):
+    lines = log(graph)
+    graph.add(LinkerNode)
+    assert not transit(graph, "linker", CONFIGURE)
+    assert state(graph, "linker") == State.PRIMARY_STATE_ACTIVE
+    graph.wait(lambda: lines.having("transition 1 is not possible while the node is active"), "a warning")
+    by_name = ChangeState.Request(transition=Transition(label="cleanup"))
+    assert not graph.call(ChangeState, f"{graph.namespace}/linker/change_state", by_name).success
+    by_name.transition.label = "deactivate"
+    assert graph.call(ChangeState, f"{graph.namespace}/linker/change_state", by_name).success
+
+
+def test_why_an_activation_failed_is_logged_with_autostart_too(graph, tiny_model):
+    lines = log(graph)
+    graph.add(DetectorNode, model=tiny_model)
+    assert transit(graph, "detector", DEACTIVATE)
+    assert change(graph, "detector", device="cuda:77")[0].successful
+    assert not transit(graph, "detector", ACTIVATE)
+    graph.wait(lambda: lines.having("device 'cuda:77' was asked for, but torch sees"), "the reason")
+
+
+def test_what_goes_wrong_at_start_is_not_hidden(graph, tiny_model, monkeypatch):
+    monkeypatch.setattr(DetectorNode, "start", lambda node: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        graph.add(DetectorNode, model=tiny_model)
+
+
+@pytest.mark.parametrize("model", ["~no_such_user/model", "m" * 300])
+def test_a_model_that_cannot_be_looked_for_is_refused(graph, tiny_model, model):
+    node = graph.add(DetectorNode, model=tiny_model)
+    answer = graph.call(LoadModel, f"{graph.namespace}/detector/load_model", LoadModel.Request(model=model))
+    assert not answer.success
+    assert "cannot be looked for" in answer.message
+    assert state(graph, "detector") == State.PRIMARY_STATE_ACTIVE
+    assert node.get_parameter("model").value == tiny_model
+
+
+def test_a_model_that_fails_to_load_leaves_the_old_one(graph, tiny_model, monkeypatch):
+    node = graph.add(DetectorNode, model=tiny_model)
+    monkeypatch.setattr(node, "_what_to_load", lambda name: 1 / 0)
+    request = LoadModel.Request(model=tiny_model)
+    answer = graph.call(LoadModel, f"{graph.namespace}/detector/load_model", request)
+    assert not answer.success
+    assert "could not be loaded: division by zero" in answer.message
+    assert state(graph, "detector") == State.PRIMARY_STATE_ACTIVE
+
+
+def test_a_linker_that_stops_ends_its_tubes_and_uses_no_id_again(graph, tiny_model):
+    tubes = graph.listen(ActionTubeArray, "action_tubes")
+    camera = Camera(graph)
+    graph.add(LinkerNode, min_score=0.0)
+    graph.add(DetectorNode, model=tiny_model, lazy=True, **RELIABLE)
+
+    def ids(state: int) -> set[str]:
+        return {tube.id for message in tubes for tube in message.tubes if tube.state == state}
+
+    camera.wait_for_subscribers()
+    camera.film(4)
+    graph.wait(lambda: ids(ActionTube.ACTIVE), "tubes")
+    before = ids(ActionTube.ACTIVE)
+    assert transit(graph, "linker", DEACTIVATE)
+    graph.wait(lambda: ids(ActionTube.ENDED) == before, "the end of all tubes")
+    assert transit(graph, "linker", CLEANUP)
+    assert transit(graph, "linker", CONFIGURE)
+    tubes.clear()
+    assert transit(graph, "linker", ACTIVATE)
+    camera.wait_for_subscribers()
+    camera.film(4, start=101 * SECOND)
+    graph.wait(lambda: ids(ActionTube.ACTIVE), "tubes again")
+    assert not ids(ActionTube.ACTIVE) & before
 
 
 def test_the_model_is_loaded_again_only_if_another_one_is_wanted(graph, tiny_model, two_labels):

@@ -106,6 +106,8 @@ def test_a_whole_number_will_do_for_a_double_and_other_nodes_parameters_do_no_ha
     [
         ("min_score", 2.0, "min_score out of range"),
         ("min_score", "much", "Wrong parameter type"),
+        ("classes", 5, "Wrong parameter type"),
+        ("class_min_scores", True, "Wrong parameter type"),
         ("link_iou", 0.3, "link_iou may change while inactive only; first run `ros2 lifecycle set /"),
         ("autostart", False, "read-only"),
     ],
@@ -129,6 +131,14 @@ def test_a_refused_change_says_why(graph, name, value, says):
 def test_cameras_must_have_names_that_topics_can_have(graph, tiny_model, make, cameras, says):
     with pytest.raises(AmmaError, match=says):
         graph.add(make, cameras=cameras, model=tiny_model)
+
+
+@pytest.mark.parametrize(("make", "node"), [(DetectorNode, "detector"), (LinkerNode, "linker")])
+def test_bad_names_of_cameras_are_refused_before_the_next_activation(graph, tiny_model, make, node):
+    graph.add(make, autostart=False, model=tiny_model)
+    (result,) = change(graph, node, cameras=["1st"])
+    assert not result.successful
+    assert "'1st', which cannot be part" in result.reason
 
 
 @pytest.mark.parametrize("entries", [["fall"], ["fall=2"], ["=0.5"], ["fall=much"]])
