@@ -1,10 +1,12 @@
-"""Videos decoded once, into one file of raw frames that training maps into memory."""
+"""Videos decoded once, into files of raw frames that training maps into memory."""
 
 import json
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from uuid import uuid4
 
 import cv2
 import numpy as np
@@ -17,8 +19,11 @@ from amma_core.video import VideoReader
 
 Frames = NDArray[np.uint8]
 
-FRAMES_FILE = "frames.u8"
 INDEX_FILE = "index.json"
+OLD_FRAMES_FILE = "frames.u8"
+"""All frames, in caches of older versions."""
+SECONDS_AT_WORK = 3600.0
+"""Who writes frames has added some within this time."""
 
 
 class FrameCache:
@@ -29,55 +34,42 @@ class FrameCache:
     """
 
     def __init__(self, folder: Path):
-        index = Path(folder) / INDEX_FILE
-        if not index.exists():
+        self._entries = _read_index(Path(folder))
+        if not self._entries:
             raise AmmaError(f"no frame cache in {folder}: build it first")
-        self._shapes: dict[str, tuple[int, list[int]]] = {
-            name: (offset, shape)
-            for name, (offset, *shape) in json.loads(index.read_text())["videos"].items()
-        }
-        self._bytes = np.memmap(Path(folder) / FRAMES_FILE, np.uint8, mode="r")
+        files = {entry["frames"] for entry in self._entries.values()}
+        self._bytes = {file: np.memmap(Path(folder) / file, np.uint8, mode="r") for file in files}
 
     def __contains__(self, name: str) -> bool:
-        return name in self._shapes
+        return name in self._entries
 
     def __len__(self) -> int:
-        return len(self._shapes)
+        return len(self._entries)
 
     def __getitem__(self, name: str) -> Frames:
-        offset, (count, height, width) = self._shapes[name]
-        end = offset + count * height * width * 3
-        return self._bytes[offset:end].reshape(count, height, width, 3)
+        entry = self._entries[name]
+        start, shape = entry["start"], entry["shape"]
+        return self._bytes[entry["frames"]][start : start + np.prod(shape)].reshape(shape)
 
 
 def open_or_build(folder: Path, videos: Mapping[str, Path], max_side: int | None = None) -> FrameCache:
-    """The cache in `folder`, built now unless it already holds every one of `videos` (name -> file).
+    """The cache in `folder`, after adding those of `videos` (name -> file) that it doesn't hold yet.
+
+    A video counts as held if its file, or its folder of images, has the size and the time of change that it
+    had then. What runs have mapped never changes: new frames go into a file of their own.
 
     `max_side` shrinks larger frames to that many pixels on their longer side; None keeps them as they are.
-    The file takes 3 bytes per pixel: JHMDB-21 7.3 GB, or 1.2 GB with a `max_side` of 128.
+    The files take 3 bytes per pixel: JHMDB-21 7.3 GB, or 1.2 GB with a `max_side` of 128.
     Raises AmmaError where a video can't be read.
     """
     folder = Path(folder)
-    index_path = folder / INDEX_FILE
-    if index_path.exists():
-        index = json.loads(index_path.read_text())
-        if index["max_side"] == max_side and set(videos) <= set(index["videos"]):
-            return FrameCache(folder)
-        index_path.unlink()
-
-    folder.mkdir(parents=True, exist_ok=True)
-    shapes: dict[str, list[int]] = {}
-    offset = 0
-    # The index is written last: a build that was cut short leaves none and starts again.
-    with open(folder / FRAMES_FILE, "wb") as file:
-        for name, frames in tqdm(
-            _decode_all(videos, max_side), total=len(videos), desc="decoding", unit="video"
-        ):
-            file.write(frames.tobytes())
-            shapes[name] = [offset, *frames.shape[:3]]
-            offset += frames.nbytes
-    with written_whole(index_path) as file:
-        file.write(json.dumps({"max_side": max_side, "videos": shapes}).encode())
+    origins = {name: _origin(file, max_side) for name, file in videos.items()}
+    held = {name: entry["origin"] for name, entry in _read_index(folder).items()}
+    missing = [name for name in videos if held.get(name) != origins[name]]
+    if missing:
+        folder.mkdir(parents=True, exist_ok=True)
+        entries = _write_frames(folder, {name: videos[name] for name in missing}, max_side)
+        _add_to_index(folder, {name: {"origin": origins[name], **entries[name]} for name in missing})
     return FrameCache(folder)
 
 
@@ -87,6 +79,54 @@ def read_frames(path: Path, max_side: int | None = None) -> Frames:
     Raises AmmaError where there is none to read.
     """
     return np.stack([_shrunk(frame, max_side) for frame, _ in VideoReader(path)])
+
+
+def _origin(file: Path, max_side: int | None) -> list[int | None]:
+    """What a video's frames are made from, as the index holds it."""
+    try:
+        found = file.stat()
+    except OSError:
+        raise AmmaError(f"{file} does not exist") from None
+    return [found.st_size, found.st_mtime_ns, max_side]
+
+
+def _read_index(folder: Path) -> dict[str, dict]:
+    """The videos of the cache; none where there is no cache, or one of an older version."""
+    try:
+        return json.loads((folder / INDEX_FILE).read_text())["entries"]
+    except (FileNotFoundError, KeyError):
+        return {}
+
+
+def _write_frames(folder: Path, videos: Mapping[str, Path], max_side: int | None) -> dict[str, dict]:
+    """Decode videos into a new file; returns where each one lies."""
+    path = folder / f"frames-{uuid4().hex}.u8"
+    entries = {}
+    start = 0
+    with written_whole(path) as file:
+        decoded = _decode_all(videos, max_side)
+        for name, frames in tqdm(decoded, total=len(videos), desc="decoding", unit="video"):
+            file.write(frames.tobytes())
+            entries[name] = {"frames": path.name, "start": start, "shape": frames.shape}
+            start += frames.nbytes
+    return entries
+
+
+def _add_to_index(folder: Path, added: Mapping[str, dict]) -> None:
+    """Last of all: a build that was cut short leaves the cache as it was."""
+    before = _read_index(folder)  # again, as another run may have added videos, too
+    entries = {**before, **added}
+    with written_whole(folder / INDEX_FILE) as file:
+        file.write(json.dumps({"entries": entries}).encode())
+    used, replaced = ({entry["frames"] for entry in each.values()} for each in (entries, before))
+    for path in folder.glob("frames*"):
+        # A file of no index is one that another run still writes, or that one which was killed has left.
+        if path.name not in used and (path.name in {OLD_FRAMES_FILE, *replaced} or _is_left(path)):
+            path.unlink(missing_ok=True)  # who has mapped it keeps it
+
+
+def _is_left(path: Path) -> bool:
+    return time.time() - path.stat().st_mtime > SECONDS_AT_WORK
 
 
 def _decode_all(videos: Mapping[str, Path], max_side: int | None) -> Iterator[tuple[str, Frames]]:
