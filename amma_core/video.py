@@ -18,8 +18,14 @@ IMAGES = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
 USUAL_FPS = 30.0
 
 
+def is_camera(source: str | Path | int) -> bool:
+    """Whether a source of frames is a camera's number, not a file or folder whose name is a number."""
+    return isinstance(source, int) or (str(source).isdecimal() and not Path(source).exists())
+
+
 class VideoReader:
-    """Frames of a video file, of a folder of images in the order of their names, or of a camera (a number).
+    """Frames of a video file, of a folder of images in the order of their names, or of a camera: its number,
+    also as text where no file or folder has that name.
 
     Iterating gives (H, W, 3) BGR uint8 images with their stamps in nanoseconds from the start. Raises
     AmmaError for what is not there or holds no frame that can be read; a folder's damaged image is named.
@@ -27,7 +33,7 @@ class VideoReader:
 
     def __init__(self, source: str | Path | int, fps: float | None = None):
         self.source = source
-        self._camera = str(source).isdigit()
+        self._camera = is_camera(source)
         self._images = sorted(_images(source)) if not self._camera and Path(source).is_dir() else None
         if self._images is not None:
             self.frame_count = len(self._images)

@@ -32,7 +32,7 @@ from vision_msgs.msg import Detection2DArray, LabelInfo
 
 from amma_core import bundle
 from amma_core.errors import AmmaError
-from amma_core.video import USUAL_FPS, VideoReader, VideoWriter
+from amma_core.video import USUAL_FPS, VideoReader, VideoWriter, is_camera
 from amma_ros import conversions
 from amma_ros.bag import BagWriter
 from amma_ros.msg import ActionTube, ActionTubeArray
@@ -73,7 +73,7 @@ def play(video: str, model: str | None, output: Path, bag: Path) -> None:
     """Run the whole graph on one video; raises AmmaError where that does not work out."""
     settings = shared("config/amma.yaml")
     loaded = bundle.load(model or yaml.safe_load(settings.read_text())["/**"]["ros__parameters"]["model"])
-    camera = video.isdigit()
+    camera = is_camera(video)
     source = None if camera else VideoReader(video)
     _remove_bag(bag)
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")

@@ -11,7 +11,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from amma_core.errors import AmmaError
-from amma_core.video import VideoReader
+from amma_core.video import VideoReader, is_camera
 from amma_ros import conversions, parameters
 from amma_ros.node import Settings, run
 from amma_ros.pacing import PATIENCE, Pacing, Stopped
@@ -37,7 +37,7 @@ class VideoPublisher(Node):
                 "video_publisher: the parameter source is empty; give a video, a folder of images or the "
                 "number of a camera"
             )
-        self._camera = source.isdigit()
+        self._camera = is_camera(source)
         self._reader = VideoReader(source, self.settings["fps"] or None)
         self._publisher = self.create_publisher(Image, "image", self.settings.qos("image"))
         self._pacing = Pacing(self, self.settings)

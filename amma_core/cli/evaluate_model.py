@@ -12,6 +12,7 @@ machines that share the folder take their parts with
 import argparse
 import json
 import os
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +77,8 @@ def run(arguments: argparse.Namespace) -> None:
 def _wait_for_all() -> None:
     from torch import distributed
 
-    distributed.init_process_group("gloo")
+    # Whoever is done first waits for the slowest machine's share, which may take hours.
+    distributed.init_process_group("gloo", timeout=timedelta(days=7))
     distributed.barrier()
     distributed.destroy_process_group()
 

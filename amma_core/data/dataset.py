@@ -115,6 +115,11 @@ def _load_json(path: Path) -> Dataset:
         raise AmmaError(f"{path} is not JSON: {error}") from error
     except (KeyError, TypeError) as error:
         raise AmmaError(f"{path} is not a data set: it needs labels, videos and splits") from error
+    if not isinstance(labels, list) or not isinstance(entries, dict) or not isinstance(splits, dict):
+        raise AmmaError(f"{path}: labels must be a list [...], videos and splits must be {{name: ...}}")
+    for where, names in {"labels": labels, **{f"split {name!r}": splits[name] for name in splits}}.items():
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise AmmaError(f"{path}: {where} must be a list of names")
     index = {label: i for i, label in enumerate(labels)}
     videos = {}
     for name, entry in entries.items():

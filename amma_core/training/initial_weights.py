@@ -126,9 +126,9 @@ def layers_of_checkpoint(path: Path) -> list[Layer]:
         ) from None
     except Exception as error:
         raise AmmaError(f"{path} is not a PyTorch checkpoint that can be loaded safely: {error}") from None
-    centernet = "state_dict" in state
     state = {key.removeprefix("module."): value for key, value in state.get("state_dict", state).items()}
-    if centernet:  # its decoder and heads follow; ours start anew
+    if any(key.startswith(("deconv_layers.", "hm.")) for key in state):
+        # CenterNet's: its decoder and heads follow the backbone; ours start anew.
         state = {
             key: value
             for key, value in state.items()

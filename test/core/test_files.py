@@ -44,6 +44,18 @@ def test_a_kill_while_writing_leaves_the_old_file(tmp_path):
     assert path.read_text() == "old"
 
 
+def test_two_machines_may_write_the_same_file(tmp_path):
+    """In processes of the same number: here, one process that writes both."""
+    path = tmp_path / "answer.json"
+    with written_whole(path) as file:
+        file.write(b"ours")
+        with written_whole(path) as other:
+            other.write(b"theirs")
+        assert path.read_text() == "theirs"
+    assert path.read_text() == "ours"
+    assert os.listdir(tmp_path) == ["answer.json"]
+
+
 def test_two_processes_may_write_the_same_file(tmp_path):
     path = tmp_path / "answer.json"
     with written_whole(path) as file:

@@ -47,6 +47,16 @@ def test_a_folder_of_images_is_read_in_the_order_of_names(tmp_path):
     assert [stamp for _, stamp in frames] == [0, 10**8, 2 * 10**8]
 
 
+def test_a_folder_whose_name_is_a_number_is_no_camera(tmp_path, monkeypatch):
+    (tmp_path / "98").mkdir()
+    cv2.imwrite(str(tmp_path / "98" / "1.png"), grey(50))
+    monkeypatch.chdir(tmp_path)
+    assert len(list(VideoReader("98"))) == 1
+    for camera in (98, "97"):
+        with pytest.raises(AmmaError, match=f"camera {camera} cannot be opened"):
+            VideoReader(camera)
+
+
 def test_what_cannot_be_read_is_named(tmp_path):
     with pytest.raises(AmmaError, match=r"nothing\.mp4 does not exist"):
         VideoReader(tmp_path / "nothing.mp4")

@@ -89,6 +89,14 @@ def test_faults_of_the_whole_file_are_named(tmp_path):
         load_dataset(tmp_path / "nothing.json")
     with pytest.raises(AmmaError, match="needs labels, videos and splits"):
         load_dataset(written(tmp_path, {"labels": []}))
+    with pytest.raises(AmmaError, match=r"videos and splits must be {name: ...}"):
+        load_dataset(written(tmp_path, {**native(), "videos": []}))
+    with pytest.raises(AmmaError, match=r"videos and splits must be {name: ...}"):
+        load_dataset(written(tmp_path, {**native(), "splits": ["test1"]}))
+    with pytest.raises(AmmaError, match="split 'test1' must be a list of names"):
+        load_dataset(written(tmp_path, {**native(), "splits": {"test1": "b"}}))
+    with pytest.raises(AmmaError, match="labels must be a list of names"):
+        load_dataset(written(tmp_path, {**native(), "labels": [["run"]]}))
     with pytest.raises(AmmaError, match="'test1' names 'c', which is not among the videos"):
         load_dataset(written(tmp_path, {**native(), "splits": {"test1": ["c"]}}))
     with pytest.raises(AmmaError, match="'test1' names a video twice"):

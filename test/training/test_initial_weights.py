@@ -290,6 +290,18 @@ def test_torchvision_checkpoints_load_by_order(backbone, tmp_path):
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * kernel)
 
 
+def test_a_checkpoint_of_a_training_is_no_centernet(tmp_path):
+    """Many wrap their weights as CenterNet's does; their input is still standardised RGB."""
+    state = torchvision_like("resnet18")
+    kernels = []
+    for name, content in {"plain": state, "wrapped": {"epoch": 1, "state_dict": state}}.items():
+        torch.save(content, tmp_path / name)
+        network = Amma(NetworkConfig(num_classes=2, backbone="resnet18"))
+        load_initial_weights(network, str(tmp_path / name), CACHE)
+        kernels.append(network.backbone.appearance[0][0].weight)
+    torch.testing.assert_close(*kernels)
+
+
 def test_centernet_checkpoints_keep_their_input_and_leave_their_heads(tmp_path):
     state = torchvision_like("resnet18")
     names = iter(["conv1", "bn1"] + [f"layer{i}" for i in range(1, 100)])
