@@ -3,6 +3,7 @@
 Kept apart from the network itself, so that reading a model's labels does not load torch.
 """
 
+import math
 from dataclasses import asdict, dataclass, fields, replace
 
 from amma_core.errors import AmmaError
@@ -45,11 +46,11 @@ class NetworkConfig:
         _one_of("motion", self.motion, MOTIONS)
         _one_of("upsample", self.upsample, UPSAMPLINGS)
         most = FUSIBLE_STAGES[self.backbone]
-        _within("fusion_stages", self.fusion_stages, 0, most, f" for {self.backbone}")
-        _within("num_classes", self.num_classes, 1, 10_000)
-        _within("clips", self.clips, 1, 64)
-        _within("clip_length", self.clip_length, COMPARED_FRAMES + 1, 64)
-        _within("input_size", self.input_size, 32, 4096)
+        within("fusion_stages", self.fusion_stages, 0, most, f" for {self.backbone}")
+        within("num_classes", self.num_classes, 1, 10_000)
+        within("clips", self.clips, 1, 64)
+        within("clip_length", self.clip_length, COMPARED_FRAMES + 1, 64)
+        within("input_size", self.input_size, 32, 4096)
         if self.input_size % 32:
             raise AmmaError(f"input_size is {self.input_size}, but must be a multiple of 32")
         if self.motion == "none" or self.fusion_stages == 0:
@@ -94,6 +95,8 @@ def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise AmmaError(f"{name} is {value!r}, but must be one of {', '.join(choices)}")
 
 
-def _within(name: str, value: int, low: int, high: int, where: str = "") -> None:
+def within(name: str, value: float, low: float, high: float = math.inf, where: str = "") -> None:
+    """AmmaError unless ``low <= value <= high``."""
     if not low <= value <= high:
-        raise AmmaError(f"{name} is {value}, but must be from {low} to {high}{where}")
+        allowed = f"{low} or more" if high == math.inf else f"from {low} to {high}"
+        raise AmmaError(f"{name} is {value}, but must be {allowed}{where}")

@@ -19,7 +19,7 @@ from amma_core.training.loading import Epochs, to_loader, to_step
 from amma_core.training.losses import Losses
 from amma_core.training.optimizer import freeze, make_optimizer, to_training
 from amma_core.training.recipe import load_recipe
-from amma_core.training.samples import Samples, labels_backwards
+from amma_core.training.samples import Samples
 from amma_core.training.step import Step
 from amma_core.training.trainer import make_fabric
 
@@ -45,23 +45,13 @@ def main() -> None:
         make_faster(network, recipe.optimisation.frozen_norms)
     to_training(network, recipe.optimisation.frozen_norms)
     optimizer = fabric.setup_optimizers(make_optimizer(network, recipe.optimisation))
-    samples = Samples(
-        videos,
-        cache,
-        network.config,
-        recipe.augmentation,
-        recipe.sampling.windows,
-        recipe.sampling.stride,
-        recipe.seed,
-        labels_backwards(recipe.augmentation.backwards, dataset.labels),
-        recipe.sampling.whole,
-    )
+    samples = Samples.of(recipe, videos, cache, network.config, dataset.labels)
 
     start = 0
     for phase in recipe.phases:
         network.config = replace(network.config, input_size=phase.input_size)
         freeze(network, phase.frozen_stages)
-        step = fabric.setup_module(Step(network), move_to_device=False)
+        step = fabric.setup_module(Step.of(recipe.optimisation, network), move_to_device=False)
         epochs = Epochs(len(samples), recipe, fabric)
         epochs.epoch = start
         loader = to_loader(samples, epochs, recipe.machine, fabric)

@@ -14,7 +14,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from amma_core.boxes import iou
-from amma_core.errors import AmmaError
+from amma_core.config import within
 
 FILL = (104, 114, 120)
 """Mean colour, BGR, around an image that was made smaller."""
@@ -61,8 +61,13 @@ class Augmentation:
     are named here: ours."""
 
     def __post_init__(self):
-        if not self.tempo >= 1:
-            raise AmmaError(f"augmentation.tempo is {self.tempo}, but must be 1 (as filmed) or more")
+        shares = ("flip", "photometric", "contrast", "saturation", "expand", "crop", "crop_scale")
+        for name in (*shares, "paste", "blend", "grey"):
+            within(f"augmentation.{name}", getattr(self, name), 0, 1)
+        within("augmentation.brightness", self.brightness, 0, 255)
+        within("augmentation.hue", self.hue, 0, 180)
+        within("augmentation.expand_ratio", self.expand_ratio, 1)
+        within("augmentation.tempo", self.tempo, 1)
 
     @classmethod
     def none(cls) -> "Augmentation":

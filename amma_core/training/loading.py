@@ -8,6 +8,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from amma_core.errors import AmmaError
 from amma_core.training.recipe import Machine, Recipe
 from amma_core.training.samples import Batch, Request, Samples, join_batches
 from amma_core.training.targets import Targets
@@ -20,15 +21,20 @@ class Epochs:
         self.epoch = 0
         self._count, self._recipe = count, recipe
         self._rank, self._processes = fabric.global_rank, fabric.world_size
+        if count < self._processes:
+            raise AmmaError(
+                f"the videos to train on give {count} samples, but each of {self._processes} processes needs "
+                "one: annotate more of them, or make sampling.stride or machine.devices smaller"
+            )
 
     def __len__(self) -> int:
         return max(1, self._count // (self._batch * self._processes))
 
     @property
     def _batch(self) -> int:
-        """Samples per step of this process."""
+        """Samples per step of this process: where there are few at all, every process has as many."""
         batch = self._recipe.phase_of(self.epoch).batch or self._recipe.optimisation.batch
-        return max(1, batch // self._processes)
+        return max(1, min(batch, self._count) // self._processes)
 
     def __iter__(self) -> Iterator[list[Request]]:
         order = np.random.default_rng((self._recipe.seed, self.epoch)).permutation(self._count)
@@ -46,6 +52,8 @@ def to_loader(samples: Samples, epochs: Epochs, machine: Machine, fabric: Fabric
         collate_fn=to_tensors,
         persistent_workers=machine.workers > 0,
         pin_memory=fabric.device.type == "cuda",
+        # Of its own, as its start draws a number, which would move what the step draws.
+        generator=torch.Generator(),
     )
 
 

@@ -1,14 +1,19 @@
 """A training run's settings, as its YAML file gives them."""
 
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+import re
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 
-from amma_core.config import NetworkConfig
+from amma_core.config import NetworkConfig, within
 from amma_core.errors import AmmaError
 from amma_core.training.augmentation import Augmentation
+
+MAY_CHANGE = ("machine.", "phases", "validate_every", "data.cache")
+"""Settings that may change before a run goes on: where and how long it trains, how often it is judged."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,15 @@ class Data:
     max_side: int | None = None
     """Frames are cached with at most this many pixels on their longer side; null keeps them as they are."""
 
+    def __post_init__(self):
+        within("data.validation", self.validation, 0, 1)
+        if self.max_side is not None:
+            within("data.max_side", self.max_side, 1)
+        try:
+            re.compile(self.group)
+        except re.error as error:
+            raise AmmaError(f"data.group is {self.group!r}, no regular expression: {error}") from None
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -40,6 +54,11 @@ class Sampling:
     """Share of the samples, beyond those that chance gives, whose key frames are all different ones. Many
     windows of a short video begin before its first frame, whose copies stand in and show no motion."""
 
+    def __post_init__(self):
+        within("sampling.windows", self.windows, 1)
+        within("sampling.stride", self.stride, 1)
+        within("sampling.whole", self.whole, 0, 1)
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -50,6 +69,12 @@ class Phase:
     them; so do the micro-motion filters and the shares. Layers without a pre-trained start always learn."""
     batch: int | None = None
     """Samples per step, where it differs from the optimisation's."""
+
+    def __post_init__(self):
+        within("epochs of a phase", self.epochs, 1)
+        within("frozen_stages of a phase", self.frozen_stages, 0)
+        if self.batch is not None:
+            within("batch of a phase", self.batch, 1)
 
 
 @dataclass(frozen=True)
@@ -94,6 +119,16 @@ class Optimisation:
     def __post_init__(self):
         if not self.rate > 0:
             raise AmmaError(f"optimisation.rate is {self.rate}, but nothing is learned unless it is above 0")
+        within("optimisation.batch", self.batch, 1)
+        for name in ("factor", "warmup", "label_smoothing", "dropout", "hidden_appearance", "ema"):
+            within(f"optimisation.{name}", getattr(self, name), 0, 1)
+        for name in ("weight_decay", "box_weight", "overlap_weight", "label_weight", "clip_gradient"):
+            within(f"optimisation.{name}", getattr(self, name), 0)
+        if self.hidden_appearance and not self.frozen_norms:
+            raise AmmaError(
+                f"optimisation.hidden_appearance is {self.hidden_appearance}, but that needs frozen_norms: "
+                "others would take blank frames for usual"
+            )
 
     @property
     def loss_weights(self) -> dict[str, float]:
@@ -115,6 +150,12 @@ class Machine:
     """Threads per process on a CPU; 0 leaves the choice to torch."""
     workers: int = 1
     """Loader processes per device."""
+
+    def __post_init__(self):
+        within("machine.devices", self.devices, 1)
+        within("machine.nodes", self.nodes, 1)
+        within("machine.threads", self.threads, 0)
+        within("machine.workers", self.workers, 0)
 
 
 @dataclass(frozen=True)
@@ -145,6 +186,14 @@ class Recipe:
     def __post_init__(self):
         if self.new_motion and self.initial_model is None:
             raise AmmaError("new_motion is true, but there is no initial_model whose motion could begin anew")
+        if not self.phases:
+            raise AmmaError("phases is empty, but training needs at least one")
+        if "input_size" in self.network:
+            raise AmmaError("network.input_size does not count in a recipe: set that of the phases")
+        if "num_classes" in self.network:
+            raise AmmaError("network.num_classes does not count in a recipe: the data set has the classes")
+        within("validate_every", self.validate_every, 1)
+        within("seed", self.seed, 0, 2**32 - 1)
 
     @property
     def epochs(self) -> int:
@@ -159,8 +208,10 @@ class Recipe:
         raise IndexError(epoch)
 
     def network_config(self, num_classes: int) -> NetworkConfig:
-        values = {**self.network, "num_classes": num_classes, "input_size": self.phases[-1].input_size}
-        config = NetworkConfig.from_dict(values, "network")
+        values = {**self.network, "num_classes": num_classes}
+        sizes = [phase.input_size for phase in self.phases]
+        # Of every phase, as each size has to fit; the last one's is the trained network's.
+        config = [NetworkConfig.from_dict({**values, "input_size": size}, "network") for size in sizes][-1]
         if self.optimisation.hidden_appearance and config.motion == "none":
             raise AmmaError(
                 f"optimisation.hidden_appearance is {self.optimisation.hidden_appearance}, but a network "
@@ -172,6 +223,27 @@ class Recipe:
         return asdict(self)
 
 
+def changed_setting(before: dict, now: dict) -> str | None:
+    """The first setting, with both values, that differs between two recipes, as ``to_dict`` gives them.
+
+    Settings of `MAY_CHANGE` don't count. None where a run of the one can go on with the other.
+    """
+    before, now = _flat(before), _flat(now)
+    for name in before | now:
+        if not name.startswith(MAY_CHANGE) and before.get(name) != now.get(name):
+            return f"{name} is {before.get(name)!r}, not {now.get(name)!r}"
+    return None
+
+
+def _flat(values: dict) -> dict:
+    """``{"data.train": "train1", ..., "seed": 0}``"""
+    flat = {}
+    for name, value in values.items():
+        section = value if isinstance(value, dict) else {}
+        flat |= {f"{name}.{key}": inner for key, inner in section.items()} or {name: value}
+    return flat
+
+
 def load_recipe(path: Path, overrides: list[str]) -> Recipe:
     """Read a YAML file, with ``a.b=value`` overrides on top; raises AmmaError for what doesn't belong."""
     try:
@@ -180,16 +252,27 @@ def load_recipe(path: Path, overrides: list[str]) -> Recipe:
         raise AmmaError(f"there is no training configuration at {path}") from None
     except yaml.YAMLError as error:
         raise AmmaError(f"{path} is not YAML: {error}") from None
+    values = {} if values is None else values
     for override in overrides:
-        keys, found, value = override.partition("=")
-        if not found:
-            raise AmmaError(f"--set {override}: write it as name=value, for instance data.train=train2")
-        *parents, last = keys.split(".")
-        target = values
-        for parent in parents:
-            target = target.setdefault(parent, {})
-        target[last] = yaml.safe_load(value)
+        _set(values, override)
     return _build(Recipe, values, str(path))
+
+
+def _set(values: Any, override: str) -> None:
+    """Change `values` in place, as ``data.train=train2`` or ``phases.0.epochs=3`` says."""
+    names, found, text = override.partition("=")
+    if not found:
+        raise AmmaError(f"--set {override}: write it as name=value, for instance data.train=train2")
+    *parents, last = names.split(".")
+    try:
+        value = yaml.safe_load(text)
+        for parent in parents:
+            values = values[int(parent)] if isinstance(values, list) else values.setdefault(parent, {})
+        values[int(last) if isinstance(values, list) else last] = value
+    except yaml.YAMLError:
+        raise AmmaError(f"--set {override}: {text!r} is not YAML; put quotes around a text") from None
+    except (AttributeError, IndexError, TypeError, ValueError):
+        raise AmmaError(f"--set {override}: there is no place for {names}") from None
 
 
 def _build(kind: type, values: Any, where: str) -> Any:
@@ -199,22 +282,38 @@ def _build(kind: type, values: Any, where: str) -> Any:
     known = {f.name for f in fields(kind)}
     if unknown := sorted(set(values) - known):
         raise AmmaError(f"{where}: unknown setting {unknown[0]!r}; known are {', '.join(sorted(known))}")
+    needed = (f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING)
+    if missing := [name for name in needed if name not in values]:
+        raise AmmaError(f"{where}: the setting {missing[0]!r} is missing")
     built = {}
     for name, value in values.items():
         hint, place = hints[name], f"{where}: {name}"
         if is_dataclass(hint):
             value = _build(hint, value, place)
         elif hint == list[Phase]:
+            if not isinstance(value, list):
+                raise AmmaError(f"{place} is {value!r}, but must be a list")
             value = [_build(Phase, item, f"{place}[{i}]") for i, item in enumerate(value)]
         elif hint in (float, float | None) and isinstance(value, int | str) and not isinstance(value, bool):
             value = _number(value, place)  # YAML reads 5e-4 as text
-        elif hint in (int, float, str, bool) and type(value) is not hint:
-            raise AmmaError(f"{place} is {value!r}, but must be of type {hint.__name__}")
+        elif not _fits(value, hint):
+            wanted = str(hint) if get_args(hint) else hint.__name__
+            raise AmmaError(f"{place} is {value!r}, but must be of type {wanted}")
         built[name] = value
-    try:
-        return kind(**built)
-    except TypeError as error:
-        raise AmmaError(f"{where}: {error}") from None
+    return kind(**built)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value of a YAML file is of the type of a setting, `float | None` and `list[int]` included."""
+    kind, parts = get_origin(hint) or hint, get_args(hint)
+    if kind is UnionType:
+        return any(_fits(value, part) for part in parts)
+    if kind is list:
+        return isinstance(value, list) and all(_fits(item, *parts) for item in value)
+    if kind is dict and parts:
+        names, values = (list[part] for part in parts)
+        return isinstance(value, dict) and _fits([*value], names) and _fits([*value.values()], values)
+    return type(value) is kind or (kind is float and type(value) is int)
 
 
 def _number(value: int | str, place: str) -> float:

@@ -30,6 +30,7 @@ from amma_core.training.augmentation import (
     show,
     whole_view,
 )
+from amma_core.training.recipe import Recipe
 from amma_core.training.targets import Targets, join, window_targets
 from amma_core.types import Ints
 
@@ -82,6 +83,24 @@ class Samples:
     seed: int = 0
     backwards: Mapping[int, int] = field(default_factory=dict)
     whole: float = 0.0
+
+    @classmethod
+    def of(
+        cls, recipe: Recipe, videos: list[Video], cache: FrameCache, network: NetworkConfig, labels: list[str]
+    ) -> "Samples":
+        """As `recipe` says. Raises AmmaError where it names labels that are none of `labels`."""
+        augmentation, sampling = recipe.augmentation, recipe.sampling
+        return cls(
+            videos,
+            cache,
+            network,
+            augmentation,
+            sampling.windows,
+            sampling.stride,
+            recipe.seed,
+            labels_backwards(augmentation.backwards, labels),
+            sampling.whole,
+        )
 
     def __post_init__(self):
         index = []
@@ -151,7 +170,8 @@ class Samples:
             for ages in (frame_ages, key_ages)
         )
         labels, boxes, present = boxes_at(video, keys)
-        view = draw_view(rng, self.augmentation, video.width, video.height, boxes)
+        seen = boxes[present.any(axis=1)]  # a crop may leave out what happens before or after
+        view = draw_view(rng, self.augmentation, video.width, video.height, seen)
         source = film.frames[frames - 1]
         # A cache may hold smaller frames than the video's; boxes are in the video's pixels.
         ratio = np.array([source.shape[2] / video.width, source.shape[1] / video.height])

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from amma_core.network import Amma
 from amma_core.network.micro_motion import enlarge
 from amma_core.training.losses import Losses, losses
+from amma_core.training.recipe import Optimisation
 from amma_core.training.targets import Targets
 
 
@@ -25,6 +26,11 @@ class Step(nn.Module):
         self.dropout = dropout
         self.label_smoothing = label_smoothing
         self.hidden = hidden
+
+    @classmethod
+    def of(cls, settings: Optimisation, network: Amma) -> "Step":
+        """With what `settings` hides and smooths."""
+        return cls(network, settings.dropout, settings.label_smoothing, settings.hidden_appearance)
 
     def forward(self, clips: Tensor, windows: Tensor, targets: Targets) -> Losses:
         config = self.network.config

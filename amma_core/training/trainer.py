@@ -2,12 +2,14 @@
 
 import csv
 import math
+import os
 import re
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -28,14 +30,15 @@ from amma_core.training.loading import Epochs, to_loader, to_step
 from amma_core.training.losses import Losses
 from amma_core.training.optimizer import Average, freeze, make_optimizer, rate_factor, to_training
 from amma_core.training.packages import PACKAGES, fetch
-from amma_core.training.recipe import Data, Machine, Phase, Recipe
-from amma_core.training.samples import Samples, labels_backwards, middle_clips
+from amma_core.training.recipe import Data, Machine, Phase, Recipe, changed_setting
+from amma_core.training.samples import Samples, middle_clips
 from amma_core.training.start import first_network
 from amma_core.training.step import Step
 from amma_core.training.validation import validate
 
 CHECKPOINT = "last.ckpt"
 LOG = "log.csv"
+T = TypeVar("T")
 
 
 def train(recipe: Recipe, folder: Path, weights_cache: Path) -> Path:
@@ -47,54 +50,71 @@ def train(recipe: Recipe, folder: Path, weights_cache: Path) -> Path:
     fabric = make_fabric(recipe.machine)
     dataset = load_dataset(recipe.data.annotations)
     training, validation = hold_out(dataset.split(recipe.data.train), recipe.data)
-    with fabric.rank_zero_first():
-        folder.mkdir(parents=True, exist_ok=True)
-        cache = open_or_build(
-            Path(recipe.data.cache), {v.name: v.file for v in training + validation}, recipe.data.max_side
-        )
-        if recipe.initial_model is None and recipe.initial_weights in PACKAGES:
-            fetch(PACKAGES[recipe.initial_weights], weights_cache)  # once, for all processes
+    folder.mkdir(parents=True, exist_ok=True)
 
+    def prepare() -> FrameCache:
+        if recipe.initial_model is None and recipe.initial_weights in PACKAGES:
+            fetch(PACKAGES[recipe.initial_weights], weights_cache)
+        files = {video.name: video.file for video in training + validation}
+        return open_or_build(Path(recipe.data.cache), files, recipe.data.max_side)
+
+    cache = once_per_disk(fabric, prepare)
     torch.manual_seed(recipe.seed)
     network = first_network(recipe, dataset.labels, partial(middle_clips, training, cache), weights_cache)
     network.to(fabric.device, memory_format=torch.channels_last)
     if fabric.device.type == "cpu":
         make_faster(network, recipe.optimisation.frozen_norms)
 
-    samples = Samples(
-        training,
-        cache,
-        network.config,
-        recipe.augmentation,
-        recipe.sampling.windows,
-        recipe.sampling.stride,
-        recipe.seed,
-        labels_backwards(recipe.augmentation.backwards, dataset.labels),
-        recipe.sampling.whole,
-    )
-    run = Run(fabric, recipe, network, samples, validation, cache, folder)
+    samples = Samples.of(recipe, training, cache, network.config, dataset.labels)
+    run = Run(fabric, recipe, network, samples, validation, cache, dataset.labels, folder)
     run.resume()
     run.go_on()
     return folder / "best"
 
 
 def make_fabric(machine: Machine) -> Fabric:
-    """Lightning Fabric on the recipe's devices, with as many processes as there are."""
+    """Lightning Fabric on the recipe's devices, with as many processes as there are.
+
+    Raises AmmaError for devices or a precision that can't be had.
+    """
     cv2.setNumThreads(1)
     if machine.threads:
         torch.set_num_threads(machine.threads)
-    several = machine.devices * machine.nodes > 1
-    fabric = Fabric(
-        accelerator=machine.accelerator,
-        devices=machine.devices,
-        num_nodes=machine.nodes,
-        precision=precision_for(machine),
-        strategy="ddp" if several else "auto",
-    )
+    processes = machine.devices * machine.nodes
+    started = int(os.environ.get("WORLD_SIZE", processes))
+    if started != processes:  # each would train alone, all into one folder
+        raise AmmaError(
+            f"{started} processes were started, but machine.devices * machine.nodes is {processes}: "
+            "set these to what was started"
+        )
+    try:
+        fabric = Fabric(
+            accelerator=machine.accelerator,
+            devices=machine.devices,
+            num_nodes=machine.nodes,
+            precision=precision_for(machine),
+            strategy="ddp" if processes > 1 else "auto",
+        )
+    # It has several kinds of errors for devices and precisions that are not to be had.
+    except Exception as error:
+        raise AmmaError(f"machine: {error}") from None
     fabric.launch()
     if machine.threads:  # the launcher's processes start with their own idea
         torch.set_num_threads(machine.threads)
     return fabric
+
+
+def once_per_disk(fabric: Fabric, prepare: Callable[[], T]) -> T:
+    """What `prepare` gives, which leaves on the disk what it need not do again.
+
+    It is called in every process, but where machines share a disk one process does the work for all, else one
+    of each machine.
+    """
+    with fabric.rank_zero_first():
+        if fabric.is_global_zero:
+            prepare()
+    with fabric.rank_zero_first(local=True):
+        return prepare()
 
 
 def precision_for(machine: Machine) -> str:
@@ -122,7 +142,13 @@ def hold_out(videos: list[Video], data: Data) -> tuple[list[Video], list[Video]]
     training = [video for video, group in zip(videos, groups, strict=True) if group not in held]
     if not training:
         raise AmmaError(f"data.validation is {data.validation}: nothing is left to train on")
-    return training, [video for video, group in zip(videos, groups, strict=True) if group in held]
+    validation = [video for video, group in zip(videos, groups, strict=True) if group in held]
+    if validation and not any(video.tubes for video in validation):
+        raise AmmaError(
+            f"data.validation is {data.validation}: the videos held out have no annotations to be judged by; "
+            "hold out more, or 0"
+        )
+    return training, validation
 
 
 class Progress(NamedTuple):
@@ -141,10 +167,11 @@ class Run:
         samples: Samples,
         validation: list[Video],
         cache: FrameCache,
+        labels: list[str],
         folder: Path,
     ):
         self.fabric, self.recipe, self.network, self.folder = fabric, recipe, network, folder
-        self.validation, self.cache = validation, cache
+        self.validation, self.cache, self.labels = validation, cache, labels
         self.final_config = network.config
         settings = recipe.optimisation
         self.optimizer = fabric.setup_optimizers(make_optimizer(network, settings))
@@ -155,11 +182,16 @@ class Run:
         self.board = SummaryWriter(str(folder)) if fabric.is_global_zero else None
 
     def resume(self) -> None:
-        """Continue from the folder's checkpoint, if there is one; AmmaError if it is of another network."""
+        """Continue from the folder's checkpoint, if there is one; AmmaError if it is of another recipe."""
         path = self.folder / CHECKPOINT
         if not path.exists():
             return
         state = torch.load(path, map_location=self.fabric.device, weights_only=True)
+        # Checkpoints of older versions don't know their recipe.
+        if "recipe" in state and (changed := changed_setting(state["recipe"], self.recipe.to_dict())):
+            raise AmmaError(
+                f"{path} is of a run in which {changed}: choose another --output or delete the folder"
+            )
         try:
             self.network.load_state_dict(state["network"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -207,12 +239,14 @@ class Run:
     def _begin(self, phase: Phase) -> nn.Module:
         freeze(self.network, phase.frozen_stages)
         self.network.config = replace(self.final_config, input_size=phase.input_size)
-        settings = self.recipe.optimisation
-        step = Step(self.network, settings.dropout, settings.label_smoothing, settings.hidden_appearance)
+        step = Step.of(self.recipe.optimisation, self.network)
         return self.fabric.setup_module(step, move_to_device=False)
 
     def _epoch(self, epoch: int, step: nn.Module) -> dict:
         settings = self.recipe.optimisation
+        # For what the step hides at random: the same after a restart, and something else in each process.
+        seed = np.random.default_rng((self.recipe.seed, epoch, self.fabric.global_rank)).integers(2**63)
+        torch.manual_seed(int(seed))
         to_training(self.network, settings.frozen_norms)
         self.epochs.epoch = epoch
         total = torch.zeros(len(Losses._fields))
@@ -257,9 +291,8 @@ class Run:
             return round(validate(network, self.validation, self.cache), 2)
 
     def _save_bundle(self, name: str, row: dict) -> None:
-        labels = load_dataset(self.recipe.data.annotations).labels
         record = {"recipe": self.recipe.to_dict(), "log": row}
-        bundle.save(self.folder / name, self._evaluated(), labels, self.fps, training=record)
+        bundle.save(self.folder / name, self._evaluated(), self.labels, self.fps, training=record)
 
     @property
     def fps(self) -> float:
@@ -271,6 +304,7 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.state_dict() if self.average else {},
             "progress": tuple(self.progress),
+            "recipe": self.recipe.to_dict(),
         }
         with written_whole(self.folder / CHECKPOINT) as file:
             torch.save(state, file)

@@ -1,11 +1,12 @@
-import json
 from dataclasses import replace
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from amma_core.config import NetworkConfig
-from amma_core.data.cache import FrameCache
+from amma_core.data.cache import FrameCache, open_or_build
 from amma_core.data.dataset import ActionTube, Video
 from amma_core.errors import AmmaError
 from amma_core.training.augmentation import Augmentation
@@ -38,10 +39,15 @@ def cache(tmp_path) -> FrameCache:
     """Two videos of 12 frames of 32 x 24; every pixel of frame n of video v is 16 v + n."""
     frames = np.zeros((2, 12, 24, 32, 3), np.uint8)
     frames += (16 * np.arange(2)[:, None] + np.arange(1, 13)).astype(np.uint8)[..., None, None, None]
-    (tmp_path / "frames.u8").write_bytes(frames.tobytes())
-    shapes = {"v": [0, 12, 24, 32], "w": [frames[0].nbytes, 12, 24, 32]}
-    (tmp_path / "index.json").write_text(json.dumps({"max_side": None, "videos": shapes}))
-    return FrameCache(tmp_path)
+    return cache_of({"v": frames[0], "w": frames[1]}, tmp_path / "cache")
+
+
+def cache_of(videos: dict[str, np.ndarray], folder: Path) -> FrameCache:
+    for name, frames in videos.items():
+        (folder / name).mkdir(parents=True)
+        for number, frame in enumerate(frames):
+            cv2.imwrite(str(folder / name / f"{number:02}.png"), frame)
+    return open_or_build(folder, {name: folder / name for name in videos})
 
 
 def samples(cache: FrameCache, **settings) -> Samples:
@@ -149,6 +155,17 @@ def test_a_blended_video_shines_through_all_frames(cache):
     assert {(0, 1), (1, 0)} <= seen
 
 
+def test_crops_keep_an_action_that_is_there(cache):
+    """And not one that ended before, in another corner."""
+    plain = samples(cache)
+    ended = ActionTube(1, np.array([[1.0, 0, 0, 3, 3]]))
+    videos = [video(name="v", tubes=[ended, tube(0, range(12, 13), x=12)])]
+    settings = replace(Augmentation.none(), crop=1.0, crop_scale=0.2)
+    cropping = Samples(videos, cache, replace(plain.network, clips=2), settings, seed=1)
+    for epoch in range(40):
+        assert cropping[Request(epoch, 1, 64)].targets.labels.tolist() == [0]  # frame 12
+
+
 def test_tempo_changes_how_far_apart_frames_are(cache):
     plain = samples(cache)
     hurried = Samples(plain.videos, cache, plain.network, replace(Augmentation.none(), tempo=2.0))
@@ -235,14 +252,9 @@ def test_joined_samples_keep_their_clips_and_targets(cache):
 def test_a_smaller_cache_shows_the_same(cache, tmp_path):
     """Frames of half the size in the cache, boxes in the video's own pixels."""
     full = samples(cache)
-    half = np.stack([cache["v"][:, ::2, ::2], cache["w"][:, ::2, ::2]])
-    folder = tmp_path / "half"
-    folder.mkdir()
-    (folder / "frames.u8").write_bytes(half.tobytes())
-    shapes = {"v": [0, 12, 12, 16], "w": [half[0].nbytes, 12, 12, 16]}
-    (folder / "index.json").write_text(json.dumps({"max_side": 16, "videos": shapes}))
+    half = cache_of({name: cache[name][:, ::2, ::2] for name in ("v", "w")}, tmp_path / "half")
     settings = (full.network, Augmentation(flip=1.0, photometric=0.0, expand=0.0, crop=0.0), 1, 1, 0)
-    small = Samples(full.videos, FrameCache(folder), *settings)[Request(0, 10, 64)]
+    small = Samples(full.videos, half, *settings)[Request(0, 10, 64)]
     large = Samples(full.videos, cache, *settings)[Request(0, 10, 64)]
     assert (small.clips == large.clips).all()
     assert (small.targets.size == large.targets.size).all()

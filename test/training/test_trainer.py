@@ -1,5 +1,7 @@
 import csv
 import json
+import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -7,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -14,16 +17,18 @@ import pytest
 import torch
 import yaml
 from fetching import fetched
+from lightning_fabric import Fabric
 
 from amma_core import bundle
 from amma_core.config import NetworkConfig
-from amma_core.data.dataset import Video
+from amma_core.data.dataset import ActionTube, Video
 from amma_core.errors import AmmaError
 from amma_core.network import Amma
+from amma_core.training.loading import Epochs
 from amma_core.training.optimizer import Average, freeze, make_optimizer, rate_factor
 from amma_core.training.packages import PACKAGES
 from amma_core.training.recipe import Data, Machine, Optimisation, load_recipe
-from amma_core.training.trainer import hold_out, precision_for
+from amma_core.training.trainer import hold_out, make_fabric, precision_for, train
 
 ROOT = Path(__file__).parents[2]
 
@@ -101,15 +106,22 @@ def epochs_logged(folder: Path) -> list[dict]:
         return list(csv.DictReader(file))
 
 
+def wait_for_an_epoch(process: subprocess.Popen, folder: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not (folder / "last.ckpt").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
 def test_a_killed_run_goes_on_to_the_same_result(config, tmp_path):
-    """With everything that has a state: weights, their average, the optimizer."""
+    """With all that has a state: weights, their average, the optimizer, what hides parts at random."""
+    settings = yaml.safe_load(config.read_text())
+    settings["optimisation"] |= {"dropout": 0.2, "hidden_appearance": 0.5, "frozen_norms": True}
+    config.write_text(yaml.safe_dump(settings))
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     finish(start(config, whole))
 
     process = start(config, killed)
-    deadline = time.monotonic() + 120
-    while len(epochs_logged(killed)) < 1 and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_for_an_epoch(process, killed)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL, "the run ended before it could be killed"
@@ -130,18 +142,42 @@ def test_a_killed_run_goes_on_to_the_same_result(config, tmp_path):
     finish(start(config, whole))
     assert len(epochs_logged(whole)) == 4
 
-    # And another network can't go on from it.
-    settings = yaml.safe_load(config.read_text())
-    settings["network"]["clips"] = 3
-    config.write_text(yaml.safe_dump(settings))
-    process = start(config, whole)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 2
-    assert "is of a run with another network or optimizer" in errors
+
+def test_a_run_goes_on_with_its_own_recipe_alone(config, tmp_path):
+    def run(*changes: str) -> None:
+        train(load_recipe(config, list(changes)), tmp_path / "run", tmp_path)
+
+    run("phases=[{epochs: 1, input_size: 32}]")
+    longer = "phases=[{epochs: 2, input_size: 64}]"
+    for change, said in {
+        "data.train=all": "data.train is 'train1', not 'all'",
+        "seed=1": "seed is 0, not 1",
+        "augmentation.flip=0": "augmentation.flip is 0.5, not 0.0",
+        "network.clips=3": "network.clips is 2, not 3",
+        "network.motion=none": "network.motion is None, not 'none'",
+    }.items():
+        with pytest.raises(AmmaError, match=f"of a run in which {said}: choose another --output or delete"):
+            run(longer, change)
+    run(longer, f"data.cache={tmp_path / 'other'}", "machine.workers=0", "validate_every=2")
+    assert [row["epoch"] for row in epochs_logged(tmp_path / "run")] == ["1", "2"]
+
+    # Older checkpoints don't hold their recipe: then the shapes have to do.
+    path = tmp_path / "run" / "last.ckpt"
+    state = torch.load(path, weights_only=True)
+    del state["recipe"]
+    torch.save(state, path)
+    with pytest.raises(AmmaError, match="is of a run with another network or optimizer"):
+        run("network.clips=3")
+    run("phases=[{epochs: 3, input_size: 64}]", "seed=1")
+    assert [row["epoch"] for row in epochs_logged(tmp_path / "run")] == ["1", "2", "3"]
 
 
-def test_a_trained_bundle_tells_its_record(config, tmp_path):
-    finish(start(config, tmp_path / "run"))
+def test_a_trained_bundle_tells_its_record(config, data, tmp_path):
+    annotations = shutil.copytree(data, tmp_path / "data") / "annotations.json"
+    process = start(config, tmp_path / "run", f"data.annotations={annotations}")
+    wait_for_an_epoch(process, tmp_path / "run")
+    annotations.unlink()  # they may be imported anew meanwhile
+    finish(process)
     best = bundle.load(tmp_path / "run" / "best")
     assert best.labels == ("moves", "stands")
     assert best.network.input_size == 64
@@ -210,6 +246,35 @@ def test_two_machines_train_one_network(config, tmp_path):
     torch.testing.assert_close(apart, together, rtol=0, atol=0)
 
 
+def test_one_process_fills_each_disk(tmp_path):
+    """Two machines of two processes, each machine with a disk of its own, and of one that all share."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from amma_core.training.recipe import Machine\n"
+        "from amma_core.training.trainer import make_fabric, once_per_disk\n"
+        "fabric = make_fabric(Machine(accelerator='cpu', devices=2, nodes=2, threads=1))\n"
+        "def fill(disk):\n"
+        "    if not disk.exists():\n"
+        "        time.sleep(1)\n"
+        "        disk.mkdir()  # the second one to do so fails\n"
+        "for disk in ('shared', f'own-{fabric.node_rank}'):\n"
+        "    once_per_disk(fabric, lambda: fill(Path(sys.argv[1]) / disk))\n"
+    )
+    agent = ["-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "2"]
+    agent += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{free_port()}"]
+    command = [sys.executable, *agent, str(script), str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    both = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    for machine in both:
+        finish(machine)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["own-0", "own-1", "script.py", "shared"]
+
+
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("localhost", 0))
@@ -226,7 +291,9 @@ def test_precision_is_what_the_processor_is_fast_at(monkeypatch, capability, pre
 
 
 def test_groups_stay_on_one_side():
-    videos = [Video(f"swim/{who}_swim_{i}", None, 9, 8, 8, 25.0) for who in "abcdefghij" for i in range(3)]
+    names = [f"swim/{who}_swim_{i}" for who in "abcdefghij" for i in range(3)]
+    tube = ActionTube(0, np.array([[1.0, 0, 0, 4, 4]]))
+    videos = [Video(name, None, 9, 8, 8, 25.0, [tube]) for name in names]
     data = Data(annotations="", validation=0.3, group=r"^(\w+)/(.+?)_\1_")
     training, held = hold_out(videos, data)
     assert len(held) == 9
@@ -236,6 +303,46 @@ def test_groups_stay_on_one_side():
     assert hold_out(videos, replace(data, validation=0.0)) == (videos, [])
     with pytest.raises(AmmaError, match="nothing is left"):
         hold_out(videos, replace(data, validation=1.0))
+    without = [replace(video, tubes=[]) if video in held else video for video in videos]
+    with pytest.raises(AmmaError, match="the videos held out have no annotations to be judged by"):
+        hold_out(without, data)
+
+
+@pytest.mark.parametrize(
+    ("machine", "message"),
+    [
+        (Machine(accelerator="cpu", precision="17"), "machine: Precision '17' is invalid"),
+        (Machine(accelerator="abacus"), "machine: You selected an invalid accelerator name"),
+    ],
+)
+def test_a_machine_that_cannot_be_had_is_refused(machine, message):
+    with pytest.raises(AmmaError, match=message):
+        make_fabric(machine)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused():
+    with pytest.raises(AmmaError, match="machine: `CUDAAccelerator` can not run on your system"):
+        make_fabric(Machine(accelerator="cuda"))
+
+
+def test_processes_that_the_recipe_does_not_count_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")  # as torchrun sets it
+    with pytest.raises(
+        AmmaError, match=r"2 processes were started, but machine\.devices \* machine\.nodes is 1"
+    ):
+        make_fabric(Machine(accelerator="cpu"))
+
+
+def test_every_process_needs_a_sample(config):
+    recipe = load_recipe(config, [])  # a batch of 4
+    with pytest.raises(AmmaError, match="the videos to train on give 0 samples"):
+        Epochs(0, recipe, Fabric(accelerator="cpu"))
+    ranks = [SimpleNamespace(global_rank=rank, world_size=2) for rank in range(2)]
+    with pytest.raises(AmmaError, match="give 1 samples, but each of 2 processes needs one"):
+        Epochs(1, recipe, ranks[0])
+    batches = [list(Epochs(2, recipe, rank)) for rank in ranks]  # fewer than the batch
+    assert [[len(batch) for batch in of_rank] for of_rank in batches] == [[1], [1]]
 
 
 def test_rates():
@@ -309,6 +416,31 @@ def test_the_average_forgets_its_start_quickly():
         ("seed", "write it as name=value"),
         ("augmentation.tempo=0.5", "tempo is 0.5, but must be 1"),
         ("optimisation.rate=0", "rate is 0.0, but nothing is learned unless it is above 0"),
+        ("phases.7.epochs=3", "--set phases.7.epochs=3: there is no place for phases.7.epochs"),
+        ("machine.threads.a=3", "there is no place for machine.threads.a"),
+        ("data.group=[", r"--set data.group=\[: '\[' is not YAML"),
+        ("data.group=a(", r"data.group is 'a\(', no regular expression: missing \)"),
+        ("phases=[]", "phases is empty"),
+        ("phases=3", "phases is 3, but must be a list"),
+        ("phases=[{input_size: 64}]", r"phases\[0\]: the setting 'epochs' is missing"),
+        ("network=null", "network is None, but must be of type dict"),
+        ("network.input_size=64", "network.input_size does not count in a recipe"),
+        ("network.num_classes=2", "network.num_classes does not count in a recipe"),
+        ("phases.0.input_size=100", "input_size is 100, but must be a multiple of 32"),
+        ("phases.1.epochs=0", "epochs of a phase is 0, but must be 1 or more"),
+        ("data.validation=-0.1", "data.validation is -0.1, but must be from 0 to 1"),
+        ("data.max_side=big", r"max_side is 'big', but must be of type int \| None"),
+        ("sampling.stride=0", "sampling.stride is 0, but must be 1 or more"),
+        ("sampling.windows=0", "sampling.windows is 0, but must be 1 or more"),
+        ("optimisation.ema=2", "optimisation.ema is 2.0, but must be from 0 to 1"),
+        ("optimisation.milestones=6", r"milestones is 6, but must be of type list\[int\]"),
+        ("optimisation.hidden_appearance=0.2", r"hidden_appearance is 0\.2, but that needs frozen_norms"),
+        ("augmentation.crop_scale=-1", "crop_scale is -1.0, but must be from 0 to 1"),
+        ("augmentation.backwards={sit: 3}", r"backwards is {'sit': 3}, but must be of type dict\[str, str\]"),
+        ("appearance_share=0.5", r"appearance_share is 0.5, but must be of type list\[float\] \| None"),
+        ("validate_every=0", "validate_every is 0, but must be 1 or more"),
+        ("machine.devices=0", "machine.devices is 0, but must be 1 or more"),
+        ("seed=-1", "seed is -1, but must be from 0 to 4294967295"),
     ],
 )
 def test_wrong_settings_are_named(config, override, message):
@@ -317,7 +449,7 @@ def test_wrong_settings_are_named(config, override, message):
 
 
 def test_nothing_to_see_is_refused(config):
-    changes = ["network.motion=none", "optimisation.hidden_appearance=0.2"]
+    changes = ["network.motion=none", "optimisation.hidden_appearance=0.2", "optimisation.frozen_norms=true"]
     with pytest.raises(AmmaError, match=r"hidden_appearance is 0\.2, but a network without motion"):
         load_recipe(config, changes).network_config(2)
 
@@ -335,12 +467,21 @@ def test_shares_of_fusions_that_are_not_there_are_refused(config, tmp_path):
 
 
 def test_settings_from_the_command_line_win(config):
-    recipe = load_recipe(config, ["optimisation.rate=5e-4", "data.train=train2", "network.clips=3"])
+    changes = ["optimisation.rate=5e-4", "data.train=train2", "network.clips=3", "phases.0.epochs=3"]
+    recipe = load_recipe(config, [*changes, "appearance_share=[0.9, 1, 0.7]", "augmentation.backwards.a=b"])
     assert recipe.optimisation.rate == 5e-4
     assert recipe.data.train == "train2"
     assert recipe.network_config(7).clips == 3
     assert recipe.network_config(7).input_size == 64
-    assert [recipe.phase_of(epoch).input_size for epoch in range(recipe.epochs)] == [32, 32, 64, 64]
+    assert recipe.appearance_share == [0.9, 1, 0.7]
+    assert recipe.augmentation.backwards == {"a": "b"}
+    assert [recipe.phase_of(epoch).input_size for epoch in range(recipe.epochs)] == [32, 32, 32, 64, 64]
+
+
+def test_an_empty_recipe_says_what_it_needs(tmp_path):
+    (tmp_path / "empty.yaml").touch()
+    with pytest.raises(AmmaError, match=r"empty\.yaml: the setting 'network' is missing"):
+        load_recipe(tmp_path / "empty.yaml", ["data.annotations=here"])
 
 
 @pytest.mark.parametrize(

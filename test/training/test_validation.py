@@ -11,10 +11,10 @@ from amma_core.data.dataset import Video
 from amma_core.detector import ActionDetector
 from amma_core.network import Amma
 from amma_core.runtime.torch_runtime import TorchRuntime
-from amma_core.training.validation import detect
+from amma_core.training.validation import AT_ONCE, detect
 
 
-@pytest.mark.parametrize("count", [3, 4, 16, 18])
+@pytest.mark.parametrize("count", [3, 4, 16, 18, 4 * AT_ONCE + 6])
 def test_a_video_at_a_time_is_answered_as_its_stream(count):
     torch.manual_seed(0)
     network = Amma(NetworkConfig(num_classes=3, backbone="mobilenet_v2", clips=3, input_size=64)).eval()
@@ -25,8 +25,12 @@ def test_a_video_at_a_time_is_answered_as_its_stream(count):
     detector = ActionDetector(TorchRuntime(deepcopy(network), "cpu"))
     streamed = [answer for i, image in enumerate(frames) for answer in detector.update(image, i)]
     streamed += detector.flush()
+    passed = []
+    for module in (network.backbone, network.branches):
+        module.register_forward_pre_hook(lambda _, inputs: passed.append(len(inputs[0])))
     answers = detect(network, Video("noise", Path(), count, 80, 48, 30.0), frames)
 
+    assert max(passed) <= AT_ONCE
     assert len(answers) == len(streamed)
     for one, other in zip(answers, streamed, strict=True):
         np.testing.assert_array_equal(one.key_numbers, other.key_numbers)
