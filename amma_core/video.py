@@ -1,6 +1,7 @@
 """Reading and writing videos: files, folders of images, cameras."""
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,11 +28,17 @@ class VideoReader:
     """Frames of a video file, of a folder of images in the order of their names, or of a camera: its number,
     also as text where no file or folder has that name.
 
-    Iterating gives (H, W, 3) BGR uint8 images with their stamps in nanoseconds from the start. Raises
-    AmmaError for what is not there or holds no frame that can be read; a folder's damaged image is named.
+    Iterating gives (H, W, 3) BGR uint8 images with their stamps in nanoseconds from the start: a camera's by
+    the clock, others' by the frame rate, which for a file of variable rate is its mean. `fps` counts instead
+    of what the source says. Raises AmmaError for what is not there or holds no frame that can be read; a
+    folder's damaged image is named.
     """
 
     def __init__(self, source: str | Path | int, fps: float | None = None):
+        if fps is not None and not 0 < fps <= 1000:
+            raise AmmaError(
+                f"the frames per second of {source} are {fps}, but must be above 0 and at most 1000"
+            )
         self.source = source
         self._camera = is_camera(source)
         self._images = sorted(_images(source)) if not self._camera and Path(source).is_dir() else None
@@ -58,8 +65,9 @@ class VideoReader:
 
     def __iter__(self) -> Iterator[tuple[NDArray[np.uint8], int]]:
         image, number = self._head, 0
+        start = time.monotonic_ns()
         while image is not None:
-            yield image, round(number * 1e9 / self.fps)
+            yield image, time.monotonic_ns() - start if self._camera else round(number * 1e9 / self.fps)
             image, number = next(self._rest, None), number + 1
 
     def _open(self) -> cv2.VideoCapture:
@@ -111,9 +119,13 @@ class VideoWriter:
         self._partial = self.path.with_name(f".partial-{self.path.name}")
         code = cv2.VideoWriter_fourcc(*("MJPG" if self.path.suffix.lower() == ".avi" else "mp4v"))
         even = (size[0] + size[0] % 2, size[1] + size[1] % 2)
-        self._writer = cv2.VideoWriter(str(self._partial), code, fps, even)
+        # MPEG-4 counts time in at most 65535 parts of a second, so 119.8765 would not do.
+        self._writer = cv2.VideoWriter(str(self._partial), code, round(fps, 2), even)
         if not self._writer.isOpened():
-            raise AmmaError(f"{path} cannot be written; is the folder there, and the ending .mp4 or .avi?")
+            raise AmmaError(
+                f"{path} cannot be written at {fps:g} frames per second; is the folder there, and the ending "
+                ".mp4 or .avi?"
+            )
 
     def write(self, image: NDArray[np.uint8]) -> None:
         """Add a (H, W, 3) BGR image. Raises AmmaError for one of another size: OpenCV would drop it."""

@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> None:
         topic = bag.image_topic(arguments.topic)
         truth = None
         if arguments.ground_truth:
-            truth = Truth.of(arguments.ground_truth, arguments.video or _stem(bag.path), model)
+            truth = Truth.of(arguments.ground_truth, arguments.video, _stem(bag.path), model)
             truth.check_length(topic)
         found: list[Tubelets] = []
         torch.backends.cudnn.deterministic = True  # some of its transposed convolutions add in any order
@@ -230,13 +230,16 @@ class Truth:
     labels: list[str]
 
     @classmethod
-    def of(cls, path: str, name: str, model: Bundle) -> "Truth":
+    def of(cls, path: str, chosen: str | None, recording: str, model: Bundle) -> "Truth":
+        """The video `chosen`; where none is, that of the recording's name, or the only one that there is."""
         dataset = load_dataset(path)
         videos = dataset.videos
         only = next(iter(videos.values())) if len(videos) == 1 else None
-        video = videos.get(name, only)
+        video = videos.get(chosen) if chosen else videos.get(recording, only)
         if video is None:
-            raise AmmaError(f"{path} has no video {name!r}; say with --video which one the recording is")
+            raise AmmaError(
+                f"{path} has no video {chosen or recording!r}; say with --video which one the recording is"
+            )
         if not video.tubes:
             raise AmmaError(f"{path}: nothing is annotated in the video {video.name!r}")
         unknown = [label for label in model.labels if label not in dataset.labels]

@@ -265,7 +265,7 @@ def _unpack(path: Path, folder: Path) -> tuple[Path, str]:
     try:
         with zstd.open(path, "rb") as packed, plain.open("wb") as file:
             shutil.copyfileobj(packed, file)
-    except (zstd.ZstdError, EOFError) as error:
+    except (zstd.ZstdError, EOFError, FileNotFoundError) as error:
         return plain, _sentence(error)
     except OSError as error:
         raise AmmaError(f"{path} cannot be unpacked: {error}") from None

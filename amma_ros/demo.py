@@ -40,6 +40,7 @@ from amma_ros.node import LATCHED
 from amma_ros.transports import shared, use_transports_for_images
 
 # What may pass, in seconds, without a sign of life.
+BAG = Path("demo_bag")
 PATIENCE_TO_START = 120.0
 PATIENCE_TO_ANSWER = 60.0
 PATIENCE_TO_LOSE = 2.0
@@ -55,7 +56,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--video", required=True, help="a video, a folder of images, or a camera's number")
     parser.add_argument("--model", help="name or folder of a model; without it, that of config/amma.yaml")
     parser.add_argument("--output", type=Path, default=Path("demo.mp4"), help="annotated video to write")
-    parser.add_argument("--bag", type=Path, default=Path("demo_bag"), help="bag to write")
+    parser.add_argument(
+        "--bag",
+        type=Path,
+        default=BAG,
+        help="bag to write (default: %(default)s, which is replaced)",
+    )
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("demo: stopped"))
     try:
@@ -295,10 +301,11 @@ def _stamp(data: bytes) -> int:
 
 
 def _remove_bag(path: Path) -> None:
-    if (path / "metadata.yaml").is_file():
+    """Of the demo before. What has another name may be somebody's recording."""
+    if path == BAG and (path / "metadata.yaml").is_file():
         shutil.rmtree(path)
     elif path.exists():
-        raise AmmaError(f"{path} is there and is no bag: move it away, or name another folder with --bag")
+        raise AmmaError(f"{path} is there already: move it away, or name another folder with --bag")
 
 
 def _warning(model: bundle.Bundle) -> str:

@@ -15,6 +15,7 @@ import json
 import sys
 from collections import deque
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
+from pathlib import Path
 from typing import TextIO
 
 from amma_core import bundle
@@ -47,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--min-score", type=float, default=0.2, metavar="P", help="drop tubes below (default: 0.2)"
     )
-    parser.add_argument("--fps", type=float, help="frames per second, where the source does not say")
+    parser.add_argument("--fps", type=float, help="frames per second, instead of what the source says")
     parser.add_argument(
         "--causal",
         action="store_true",
@@ -69,6 +70,8 @@ def run(arguments: argparse.Namespace) -> None:
     if not 0 <= arguments.min_score <= 1:
         raise AmmaError(f"--min-score is {arguments.min_score}, but must be from 0 to 1")
     reader = VideoReader(arguments.video, arguments.fps)
+    if arguments.output and Path(arguments.output).resolve() == Path(arguments.video).resolve():
+        raise AmmaError(f"--output is {arguments.output}, the video itself: choose another file")
     model = bundle.load(arguments.model)
     if not model.trained:
         print(f"The model {model.name!r} is untrained: what it finds means nothing.", file=sys.stderr)

@@ -37,8 +37,11 @@ def run(arguments: argparse.Namespace) -> None:
     labels, videos, predictions = read_inputs(arguments)
     runs = {_name(arguments.predictions): predictions}
     for path in arguments.compare:
-        runs[_name(path)] = load_predictions(path, videos, labels)
-        if runs[_name(path)].frames is None:
+        name = _name(path) if _name(path) not in runs else path
+        if name in runs:
+            raise AmmaError(f"{path} is compared with itself: give each file once")
+        runs[name] = load_predictions(path, videos, labels)
+        if runs[name].frames is None:
             raise AmmaError(f"{path} holds no frames to compare")
     timings = [timing for path in arguments.timings for timing in _read_timings(path)]
     page = make_report(

@@ -157,7 +157,8 @@ def check_rows(rows: NDArray, videos: list[Video], labels: list[str], name: Call
 def _check_tubes(tubes: Tubes, videos: list[Video], labels: list[str], path: Path) -> None:
     starts, stops = tubes.offsets[:-1], tubes.offsets[1:]
     counts = len(tubes.videos), len(tubes.labels), len(tubes.scores), len(starts)
-    if len(set(counts)) > 1 or tubes.offsets[0] != 0 or tubes.offsets[-1] != len(tubes.boxes):
+    whole = len(tubes.offsets) and tubes.offsets[0] == 0 and tubes.offsets[-1] == len(tubes.boxes)
+    if len(set(counts)) > 1 or not whole:
         raise AmmaError(
             f"{path}: tube_videos, tube_labels, tube_scores, tube_offsets, tube_boxes do not fit together"
         )

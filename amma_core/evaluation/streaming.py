@@ -183,7 +183,10 @@ def evaluate_videos(
     Raises:
         AmmaError: a video cannot be read, or the folder holds the results of other settings.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AmmaError(f"the folder {folder} cannot be made: {error.strerror}") from None
     _claim(folder, settings, videos)
     rank, world = share
     todo = [

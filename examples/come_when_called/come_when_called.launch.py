@@ -8,6 +8,7 @@ from pathlib import Path
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
 from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.substitutions import LaunchConfiguration
 
 HERE = Path(__file__).resolve().parent
 
@@ -21,6 +22,10 @@ def generate_launch_description() -> LaunchDescription:
                 default_value=str(HERE / "rules.yaml"),
                 description="YAML file of the rules (docs/behaviors.md).",
             ),
-            IncludeLaunchDescription(PythonLaunchDescriptionSource(str(launch))),
+            IncludeLaunchDescription(
+                PythonLaunchDescriptionSource(str(launch)),
+                # It has no default there, and what is required has to be handed over.
+                launch_arguments=[("rules_file", LaunchConfiguration("rules_file"))],
+            ),
         ]
     )

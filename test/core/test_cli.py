@@ -148,6 +148,9 @@ def test_mistakes_are_answered_in_one_sentence(tmp_path, model, make_video):
         (["detect", video, "--model", model, "--min-score", "7"], "--min-score is 7.0"),
         (["detect", video, "--model", model, "--json", tmp_path / "no" / "where"], "cannot be written"),
         (["detect", video, "--model", model, "--output", tmp_path / "out"], "needs an ending"),
+        (["detect", video, "--model", model, "--output", video], "the video itself"),
+        (["detect", video, "--model", model, "--fps", "nan"], "are nan, but must be above 0"),
+        (["detect", video, "--model", model, "--fps", "-5"], "are -5.0, but must be above 0"),
     ]:
         done = amma(*words)
         assert done.returncode == 2

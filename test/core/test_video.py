@@ -1,3 +1,5 @@
+import time
+
 import cv2
 import numpy as np
 import pytest
@@ -55,6 +57,27 @@ def test_a_folder_whose_name_is_a_number_is_no_camera(tmp_path, monkeypatch):
     for camera in (98, "97"):
         with pytest.raises(AmmaError, match=f"camera {camera} cannot be opened"):
             VideoReader(camera)
+
+
+def test_a_cameras_stamps_are_those_of_the_clock(tmp_path, monkeypatch):
+    """A file stands in for the camera: it gives frames at any time."""
+    with VideoWriter(tmp_path / "film.avi", (64, 48), 30.0) as writer:
+        for level in (10, 50, 90):
+            writer.write(grey(level))
+    monkeypatch.setattr(VideoReader, "_open", lambda reader: cv2.VideoCapture(str(tmp_path / "film.avi")))
+    stamps = []
+    for _, stamp in VideoReader(0):
+        stamps.append(stamp)
+        time.sleep(0.1)
+    assert min(np.diff(stamps)) >= 0.1e9
+    assert stamps[0] < 0.1e9
+
+
+@pytest.mark.parametrize("fps", [119.8765, 59.9401, 239.76])
+def test_odd_frame_rates_can_be_written(tmp_path, fps):
+    with VideoWriter(tmp_path / "film.mp4", (64, 48), fps) as writer:
+        writer.write(grey(10))
+    assert VideoReader(tmp_path / "film.mp4").fps == pytest.approx(fps, rel=1e-3)
 
 
 def test_what_cannot_be_read_is_named(tmp_path):

@@ -45,6 +45,15 @@ def test_where_nothing_was_found_there_are_no_tubes(tmp_path):
     assert len(found.tubes) == 0
 
 
+def test_tubes_without_their_places_are_refused(tmp_path):
+    save_predictions(tmp_path / "p.npz", [], Tubes.of([]))
+    arrays = dict(np.load(tmp_path / "p.npz"))
+    arrays["tube_offsets"] = arrays["tube_offsets"][:0]
+    np.savez(tmp_path / "p.npz", **arrays)
+    with pytest.raises(AmmaError, match="do not fit together"):
+        load_predictions(tmp_path / "p.npz", VIDEOS, LABELS)
+
+
 def test_json_with_names_or_indices(tmp_path):
     (tmp_path / "p.json").write_text(
         json.dumps(

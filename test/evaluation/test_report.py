@@ -142,6 +142,18 @@ def test_worst_errors_are_the_surest_of_each_kind_and_video():
     assert worst_errors(detections, np.array(outcomes), per_kind=1) == [("L", 2), ("C", 5), ("O", 4)]
 
 
+def test_files_of_the_same_name_are_told_apart(inputs, capsys):
+    (inputs / "old").mkdir()
+    shutil.copy(inputs / "other.npz", inputs / "old" / "p.npz")
+    page = report(inputs, "--compare", inputs / "old" / "p.npz")
+    figures = [re.search("<table.*?</table>", each, re.DOTALL)[0] for each in (page, report(inputs))]
+    assert figures[0].startswith(figures[1].removesuffix("</tbody></table>"))
+    given = ["--predictions", f"{inputs}/p.npz", "--ground-truth", f"{inputs}/annotations.json"]
+    same = ["--compare", f"{inputs}/old/p.npz", f"{inputs}/old/p.npz"]
+    assert main(["report", *given, *same]) == 2
+    assert "give each file once" in capsys.readouterr().err
+
+
 def test_mistakes(inputs, capsys):
     (inputs / "timings.json").write_text('[{"name": "K=2"}]')
     given = ["--predictions", f"{inputs}/p.npz", "--ground-truth", f"{inputs}/annotations.json"]

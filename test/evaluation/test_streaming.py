@@ -132,6 +132,8 @@ def test_command(model, dataset, tmp_path, capsys):
     assert set(timing["ms"]) == {"encode", "head", "link", "rest"}
     assert main(["evaluate-model", *arguments]) == 0
     assert "22 frames" in capsys.readouterr().out
+    assert main(["evaluate-model", *arguments, "--output", predictions]) == 2
+    assert "predictions.npz/videos cannot be made: Not a directory" in capsys.readouterr().err
     assert main(["evaluate-model", *arguments, "--workers", "0"]) == 2
 
 

@@ -227,6 +227,9 @@ def test_a_search_can_be_judged(search, tmp_path, capsys):
     assert again["errors@0.5"] == pytest.approx(metrics["errors@0.5"], abs=1e-3)
     assert again["video_mAP@0.2"] == pytest.approx(metrics["video_mAP@0.2"], abs=1e-3)
 
+    assert search(bag, *judged, "--video", "bga") == 2
+    assert "has no video 'bga'" in capsys.readouterr().err
+
     truth["videos"]["bag"]["frames"] = 11
     truth["videos"]["bag"]["tubes"][0]["boxes"].pop()
     (tmp_path / "truth.json").write_text(json.dumps(truth))
@@ -326,12 +329,14 @@ def test_damage_in_the_middle_is_noticed(tmp_path, storage, compression):
     assert f"{file} is damaged or cut off" in fault
 
 
-def test_a_bag_in_parts_is_read_in_order_with_and_without_its_metadata(tmp_path):
+@pytest.mark.parametrize(("compression", "ending"), [("none", ""), ("file", ".zstd")])
+def test_a_bag_in_parts_is_read_in_order_with_and_without_its_metadata(tmp_path, compression, ending):
     bag = tmp_path / "bag"
     bag.mkdir()
-    names = ["bag_9.mcap", "bag_10.mcap"]
+    names = [f"bag_9.mcap{ending}", f"bag_10.mcap{ending}"]
     for number, name in enumerate(names):
-        part = write_bag(tmp_path / f"part{number}", {IMAGE: film(10)[5 * number : 5 * number + 5]})
+        images = {IMAGE: film(10)[5 * number : 5 * number + 5]}
+        part = write_bag(tmp_path / f"part{number}", images, compression=compression)
         shutil.move(storage_file(part), bag / name)
     times = [stamp + DELAY for stamp in stamps(10)]
     assert [message.time for message in raw(bag)[0]] == times

@@ -643,9 +643,14 @@ def test_rules_in_the_documentation_are_good(graph, start, tmp_path, name):
 def test_launch_files_of_the_examples(example):
     pytest.importorskip("launch_ros", reason="launch_ros comes with a ROS 2 distribution only")
     from launch import LaunchContext
+    from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
     from launch.launch_description_sources import PythonLaunchDescriptionSource
 
     path = ROOT / "examples" / example / f"{example}.launch.py"
-    description = PythonLaunchDescriptionSource(str(path)).get_launch_description(LaunchContext())
+    context = LaunchContext()
+    description = PythonLaunchDescriptionSource(str(path)).get_launch_description(context)
     rules = {argument.name: argument for argument in description.get_launch_arguments()}["rules_file"]
     assert read_rules(rules.default_value[0].text)
+    for entity in description.entities:
+        if isinstance(entity, DeclareLaunchArgument | IncludeLaunchDescription):
+            entity.execute(context)  # an include fails where a required argument is not handed over

@@ -97,12 +97,16 @@ def test_an_image_is_shown_when_it_is_seen_answered_and_filmed(tmp_path, graph):
     [
         (["--video", "nowhere.mp4"], "nowhere.mp4 does not exist"),
         (["--video", "square.mp4", "--model", "nonsense"], "there is no model 'nonsense'"),
-        (["--video", "square.mp4", "--bag", "."], ". is there and is no bag"),
+        (["--video", "square.mp4", "--bag", "recording"], "recording is there already"),
     ],
 )
 def test_a_mistake_is_one_sentence(tmp_path, video, arguments, complaint):
+    recording = tmp_path / "recording"
+    recording.mkdir()
+    (recording / "metadata.yaml").touch()
     result = demo(tmp_path, *arguments)
     assert result.returncode == 2
     assert result.stderr.startswith(f"demo: {complaint}")
     assert result.stderr.count("\n") == 1
     assert not (tmp_path / "demo.mp4").exists()
+    assert (recording / "metadata.yaml").exists()
