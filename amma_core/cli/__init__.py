@@ -14,6 +14,7 @@ COMMANDS = {
     "train": ("train", "train a network on annotated videos"),
     "import-dataset": ("import_dataset", "bring annotations of other tools into the native format"),
     "init-weights": ("init_weights", "fetch pre-trained weights to start training from"),
+    "average-models": ("average_models", "average the weights of models that went on from the same one"),
     "detect": ("detect", "find actions in a video"),
     "bag": ("bag", "find actions in a ROS 2 recording"),
     "eval": ("evaluate", "judge predictions against ground truth: frame-mAP, video-mAP, errors"),

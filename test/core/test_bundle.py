@@ -6,6 +6,7 @@ import torch
 import yaml
 
 from amma_core import bundle
+from amma_core.cli import main
 from amma_core.config import NetworkConfig
 from amma_core.errors import AmmaError
 from amma_core.network import Amma
@@ -103,6 +104,34 @@ def test_what_is_missing_or_wrong_is_named(saved, tmp_path):
     (path / "config.yaml").write_text("just words")
     with pytest.raises(AmmaError, match="holds no settings"):
         bundle.load(path)
+
+
+def test_models_are_averaged(saved, tmp_path):
+    made, network = saved
+    weights = network.state_dict()
+    higher = {name: values + 1 if values.is_floating_point() else values for name, values in weights.items()}
+    other = Amma(network.config)
+    other.load_state_dict(higher)
+    bundle.save(tmp_path / "other", other, LABELS, 25, training={"recipe": {"seed": 2}})
+    names = [str(made.path), str(tmp_path / "other")]
+    assert main(["average-models", *names, "--output", str(tmp_path / "mean")]) == 0
+    mean = bundle.load(tmp_path / "mean")
+    assert (mean.labels, mean.network, mean.fps) == (made.labels, made.network, made.fps)
+    assert mean.training["average_of"] == [
+        {"model": names[0], "epochs": 3},
+        {"model": names[1], "recipe": {"seed": 2}},
+    ]
+    for name, values in mean.build().state_dict().items():
+        if values.is_floating_point():
+            torch.testing.assert_close(values, weights[name] + 0.5, atol=2e-3, rtol=2e-3)
+
+
+def test_models_that_do_not_fit_together_are_not_averaged(saved, tmp_path, capsys):
+    path = str(saved[0].path)
+    for models, message in [([path], "is only one model"), ([path, "untrained"], "has another network")]:
+        assert main(["average-models", *models, "--output", str(tmp_path / "no")]) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
 
 
 def test_wrong_weights_are_refused(saved):
