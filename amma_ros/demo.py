@@ -39,8 +39,8 @@ from amma_ros.msg import ActionTube, ActionTubeArray
 from amma_ros.node import LATCHED
 from amma_ros.transports import shared, use_transports_for_images
 
-# What may pass, in seconds, without a sign of life.
 BAG = Path("demo_bag")
+# What may pass, in seconds, without a sign of life.
 PATIENCE_TO_START = 120.0
 PATIENCE_TO_ANSWER = 60.0
 PATIENCE_TO_LOSE = 2.0

@@ -32,7 +32,7 @@ class Epochs:
 
     @property
     def _batch(self) -> int:
-        """Samples per step of this process: where there are few at all, every process has as many."""
+        """Samples per step of this process; where there are fewer than a batch, all processes share them."""
         batch = self._recipe.phase_of(self.epoch).batch or self._recipe.optimisation.batch
         return max(1, min(batch, self._count) // self._processes)
 

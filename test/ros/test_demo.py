@@ -97,6 +97,7 @@ def test_an_image_is_shown_when_it_is_seen_answered_and_filmed(tmp_path, graph):
     [
         (["--video", "nowhere.mp4"], "nowhere.mp4 does not exist"),
         (["--video", "square.mp4", "--model", "nonsense"], "there is no model 'nonsense'"),
+        (["--video", "square.mp4", "--bag", "."], ". is there already"),
         (["--video", "square.mp4", "--bag", "recording"], "recording is there already"),
     ],
 )

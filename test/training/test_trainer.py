@@ -320,7 +320,7 @@ def test_a_machine_that_cannot_be_had_is_refused(machine, message):
         make_fabric(machine)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="where there is a GPU, none is refused")
 def test_a_gpu_that_is_not_there_is_refused():
     with pytest.raises(AmmaError, match="machine: `CUDAAccelerator` can not run on your system"):
         make_fabric(Machine(accelerator="cuda"))
