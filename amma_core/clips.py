@@ -74,11 +74,13 @@ class ClipAssembler:
         self.length, self.clips, self.size, self.policy = length, clips, size, policy
         if target_fps is not None and not target_fps > 0:
             raise AmmaError(f"target_fps is {target_fps}, but must be more than 0")
-        self.max_gap = int(max_gap * 1e9)
+        self.max_gap = max_gap * 1e9
         self.period = int(1e9 / target_fps) if target_fps else 0
         self.number = 0
         """Frames seen in the whole run, so also the newest frame's number."""
         self.stream = 0
+        self.torn = 0
+        """Frames of the whole run that had been added, but were dropped with a skipped one."""
         self.cut = ""
         """Why the last stream ended that did not end by itself."""
         self._begin()
@@ -93,6 +95,7 @@ class ClipAssembler:
         self._due: int | None = None  # stamp around which the next frame is wanted
         self._passed_over: tuple | None = None  # image, number, stamp of the newest frame, if nobody wants it
         self._made = 0  # clips of this stream
+        self._span = self.length  # frames from one clip to the next, passed over ones too
         self._answered = False
         self._settled: list[tuple[int, int]] = []  # number, stamp of the frames without an answer
 
@@ -118,7 +121,9 @@ class ClipAssembler:
         due = stamp if self._due is None else self._due
         # A quarter of a period is what a camera's clock may be out; a slow camera must not save up frames.
         if stands_still or stamp >= due - self.period // 4:
-            self._due = max(due + self.period, stamp + self.period // 2)
+            # ... and what a clock saved up that stood still is forgotten once it moves.
+            soonest, latest = stamp + self.period // 2, stamp + 2 * self.period
+            self._due = min(max(due + self.period, soonest), latest)
             self._take_newest()
         if self._fresh == self.length:
             steps.append(self._step())
@@ -132,15 +137,23 @@ class ClipAssembler:
         self._recent.append(frame)
         self._fresh += 1
 
+    @property
+    def lacking(self) -> int:
+        """Frames until the clip begun is whole, if they come as for the last one; 0 if none is begun."""
+        return max(1, self._span - self._since_key) if self._since_key else 0
+
     def skip(self, stamp: int) -> list[Step]:
         """Count a frame that nobody will look at. The clip begun is dropped with it: no clip has holes."""
         steps = self._end_at_cut(stamp, self._image_size)
         self._last_stamp = stamp
         self.number += 1
         del self._settled[len(self._settled) - self._since_key :]
+        self.torn += self._since_key
         self._fresh = self._since_key = 0
         self._passed_over = self._due = None
         self._recent.clear()
+        if self._made == 0:
+            self._first = None  # no answer settles it, so none shall be padded with it
         return steps
 
     def finish(self) -> list[Step]:
@@ -182,6 +195,7 @@ class ClipAssembler:
         if self._fresh:
             clip = self._clip(list(self._recent))
             self._made += 1
+            self._span = self._since_key if self._fresh == self.length else self._span
             self._fresh = self._since_key = 0
         answers = last or self.policy == "pad_first" or self._made >= self.clips
         settled = np.array(self._settled if answers else [], np.int64).reshape(-1, 2)

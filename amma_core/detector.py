@@ -41,7 +41,8 @@ class ActionDetector:
         """Take the next frame: (H, W, 3) BGR uint8, with its stamp in nanoseconds.
 
         Usually returns nothing, and one answer per t frames. Where a stream was cut, its last answer
-        comes first. Raises AmmaError for an image of another shape or type; the stream goes on.
+        comes first. The image must stay as it is until the next call. Raises AmmaError for an image of
+        another shape or type; the stream goes on. Whatever else the network raises ends the stream.
         """
         self._stream.add(image, stamp)
         return self._answers()
@@ -62,8 +63,12 @@ class ActionDetector:
 
     def _answers(self) -> list[Tubelets]:
         answers = []
-        while self._stream.waiting:
-            answers += [
-                answer for _, answer in advance(self.runtime, [self._stream], self.top, self.min_score)
-            ]
+        try:
+            while self._stream.waiting:
+                answers += [
+                    answer for _, answer in advance(self.runtime, [self._stream], self.top, self.min_score)
+                ]
+        except Exception:  # no memory on the GPU, for instance: a clip is missing in the cache
+            self._stream.reset()
+            raise
         return answers

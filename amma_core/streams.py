@@ -31,6 +31,16 @@ class Stream:
         return self._assembler.number
 
     @property
+    def frames_torn(self) -> int:
+        """Frames so far that were dropped with a skipped one, having been added before it."""
+        return self._assembler.torn
+
+    @property
+    def lacking(self) -> int:
+        """Frames until the clip begun is whole, about; 0 if none is begun."""
+        return self._assembler.lacking
+
+    @property
     def number(self) -> int:
         """``Tubelets.stream`` of the newest frame, or, after a flush, of the next one."""
         return self._assembler.stream
@@ -110,11 +120,12 @@ def infer(
 
     Each cache may occur once only. Returns the answers of the steps that give one, in order.
     """
+    for cache, step in work:
+        if step.starts:  # first of all: should the encoder fail, no old feature may be left
+            cache.clear()
     clips = [clip for _, step in work for clip in (step.padding, step.clip) if clip is not None]
     features = iter(runtime.encode(np.stack([clip.frames for clip in clips])) if clips else ())
     for cache, step in work:
-        if step.starts:
-            cache.clear()
         padding = next(features) if step.padding is not None else None
         if step.clip is not None:
             cache.append(next(features), step.clip)

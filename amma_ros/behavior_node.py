@@ -44,13 +44,13 @@ class BehaviorNode(ManagedNode):
                 "behavior: rules_file is empty: give the path of a file of rules (docs/behaviors.md)"
             )
         self._rules = read_rules(Path(path).expanduser())
+        qos = self.settings.qos("action_events")
+        watch = publisher_events(self, "action_events", "action_events", qos)
+        self._events = self.create_publisher(ActionEvent, "action_events", qos, event_callbacks=watch)
         for rule in self._rules:
             self._reactions[rule.name] = []
             for entry in rule.do:
                 self._reactions[rule.name].append(self._make(entry, f"{path}: rule '{rule.name}'"))
-        qos = self.settings.qos("action_events")
-        watch = publisher_events(self, "action_events", "action_events", qos)
-        self._events = self.create_publisher(ActionEvent, "action_events", qos, event_callbacks=watch)
         self._label_subscription = self.create_subscription(LabelInfo, "label_info", self._on_labels, LATCHED)
         self._timer = self.create_timer(PERIOD, self._give_up, clock=Clock(clock_type=ClockType.STEADY_TIME))
 

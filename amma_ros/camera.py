@@ -23,6 +23,8 @@ SETTLING = 0.2
 """Seconds without an image after which the stream of a publisher that has left is over."""
 HOLES = 0.1
 """Share of images lost on the way from which on a warning is due."""
+BURST = 0.1
+"""Gaps so much shorter than the median are no camera's period: its images are stamped in bursts."""
 QUIET = 30.0
 """Seconds between two warnings of the same kind."""
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
@@ -73,7 +75,7 @@ class Camera:
         self._unsubscribe()
 
     def forget_queue(self) -> None:
-        waiting = self.queue.skipped - self._skipped
+        waiting = self.frames_skipped - self._skipped
         if waiting:
             self.node.get_logger().info(f"{waiting} images of {self._topic('image')} were not looked at")
         self.queue = None
@@ -146,13 +148,14 @@ class Camera:
     def report(self, model: str) -> DiagnosticStatus:
         """How it goes since the last report; warns in the log where something is wrong with the images."""
         rates, values = self.meter.report()
-        skipped, self._skipped = self.queue.skipped - self._skipped, self.queue.skipped
+        skipped, self._skipped = self.frames_skipped - self._skipped, self.frames_skipped
         failed, self._failed = self.meter.totals["failed"] - self._failed, self.meter.totals["failed"]
         faults = [
             self._silence(),
             self._holes(),
             f"{skipped} frames skipped: too slow" if skipped else "",
             f"looking at images failed {failed} times; the log says why" if failed else "",
+            "images that cannot be read; the log says why" if rates.get("bad") else "",
         ]
         return status(
             f"{self.node.get_fully_qualified_name()}: {self.name or 'camera'}",
@@ -165,12 +168,16 @@ class Camera:
                 **percentiles("latency [ms]", values.get("latency")),
                 "frames received": self.meter.totals["received"],
                 "frames answered": self.meter.totals["answered"],
-                "frames skipped": self.queue.skipped,
+                "frames skipped": self.frames_skipped,
                 "bad images": self.meter.totals["bad"],
                 "failures": self.meter.totals["failed"],
                 "images waiting": len(self.queue),
             },
         )
+
+    @property
+    def frames_skipped(self) -> int:
+        return self.queue.skipped + self.meter.totals["torn"]
 
     def _silence(self) -> str:
         patience = self.settings["image_timeout"]
@@ -202,8 +209,9 @@ class Camera:
         if len(gaps) < 5:
             return ""
         # Where many get lost, most gaps are holes; three quarters of a period may be the camera's jitter.
-        lost = (np.rint(gaps / np.percentile(gaps, 20) - 0.25) - 1).clip(0).sum()
-        if lost < HOLES * len(gaps):
+        period, middle = np.percentile(gaps, [20, 50])
+        lost = (np.rint(gaps / period - 0.25) - 1).clip(0).sum()
+        if lost < HOLES * len(gaps) or period < BURST * middle:
             return ""
         text = f"{lost:.0f} of {len(gaps) + lost:.0f} images got lost on the way"
         self._warn(
@@ -233,7 +241,9 @@ class Camera:
         """Cut a frame into the stream; afterwards the stream may wait for the network."""
         before = self.stream.number
         if frame.message is None:
+            torn = self.stream.frames_torn
             self.stream.skip(conversions.to_nanoseconds(frame.header.stamp))
+            self.meter.count("torn", self.stream.frames_torn - torn)
             answered = False
         else:
             try:
@@ -251,6 +261,7 @@ class Camera:
             answered = self.stream.add(image, conversions.to_nanoseconds(frame.header.stamp))
         if self.stream.number != before:
             self.node.get_logger().info(f"a new stream: {self.stream.cut}")
+        self.queue.lacking = self.stream.lacking
         self._header = frame.header
         if self.settings["causal"] and not answered:
             self._announcement = frame.header
@@ -279,9 +290,12 @@ class Camera:
     def publish(self, tubelets: Tubelets, processing_ms: float) -> None:
         message = conversions.tubelets_to_message(tubelets, self.labels, self._kind[0])
         self.publisher.publish(message)
-        latency = (self.node.get_clock().now().nanoseconds - int(tubelets.key_stamps[-1])) / 1e6
         self.meter.count("answered", len(tubelets.frame_numbers))
-        for name, value in (("latency", latency), ("processing", processing_ms)):
+        measured = {"processing": processing_ms}
+        now, newest = self.node.get_clock().now().nanoseconds, int(tubelets.key_stamps[-1])
+        if now > 0 and newest > 0:  # else one of the clocks has no time
+            measured["latency"] = (now - newest) / 1e6
+        for name, value in measured.items():
             self.meter.measure(name, value)
             self._debug[name].publish(Float64(data=value))
 

@@ -14,7 +14,14 @@ from builtin_interfaces.msg import Time
 from numpy.typing import NDArray
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
-from vision_msgs.msg import Detection2D, Detection2DArray, LabelInfo, ObjectHypothesisWithPose, VisionClass
+from vision_msgs.msg import (
+    BoundingBox2D,
+    Detection2D,
+    Detection2DArray,
+    LabelInfo,
+    ObjectHypothesisWithPose,
+    VisionClass,
+)
 
 from amma_core.behavior import Event, Sightings
 from amma_core.errors import AmmaError
@@ -48,6 +55,8 @@ _ENCODINGS = {
     for bits in (8, 16)
 }
 # A plane of brightness, then one of colour at half the size: cv_bridge has no name for these two.
+FARTHEST = 1e6
+"""Pixels; no box is as large or as far away."""
 _TWO_PLANES = {"nv12": cv2.COLOR_YUV2BGR_NV12, "nv21": cv2.COLOR_YUV2BGR_NV21}
 _REFUSED = {
     "16UC1": "it holds depths in millimetres, not a picture (use mono16 for a 16-bit grey picture)",
@@ -194,7 +203,7 @@ def tubelets_to_message(
 
 
 def message_to_tubelets(message: TubeletArray) -> Tubelets:
-    """Raises AmmaError if the message's lists do not fit together."""
+    """Raises AmmaError if the message's lists do not fit together, or its numbers fall."""
     keys, found = len(message.key_numbers), message.tubelets
     whole = (
         keys == len(message.key_stamps)
@@ -208,6 +217,10 @@ def message_to_tubelets(message: TubeletArray) -> Tubelets:
             f"{len(message.frame_numbers)} frames, {len(message.frame_stamps)} frame stamps, and boxes of "
             f"{sorted({len(tubelet.boxes) for tubelet in found})} numbers; a box has 4 numbers per key frame"
         )
+    for name in ("key_numbers", "frame_numbers"):
+        numbers = np.array(getattr(message, name), np.uint64)
+        if (numbers[1:] < numbers[:-1]).any() or (numbers > np.iinfo(np.int64).max).any():
+            raise AmmaError(f"a TubeletArray has the {name} {numbers.tolist()}, but they must not fall")
     boxes = [np.frombuffer(tubelet.boxes, np.float32) for tubelet in found]
     return Tubelets(
         image_size=(message.image_width, message.image_height),
@@ -256,8 +269,12 @@ def detections_to_message(
 def detections_from_message(
     message: Detection2DArray, min_score: float = 0.0
 ) -> tuple[Floats, list[str], Floats, list[int]]:
-    """Boxes (D, 4), labels, scores (D,) and tube ids of the detections that score enough."""
-    kept = [d for d in message.detections if d.results and d.results[0].hypothesis.score >= min_score]
+    """Boxes (D, 4), labels, scores (D,) and tube ids of the detections that score enough and have a place."""
+    kept = [
+        d
+        for d in message.detections
+        if d.results and d.results[0].hypothesis.score >= min_score and _has_place(d.bbox)
+    ]
     centers = np.array([(d.bbox.center.position.x, d.bbox.center.position.y) for d in kept], np.float32)
     halves = np.array([(d.bbox.size_x, d.bbox.size_y) for d in kept], np.float32) / 2
     centers, halves = centers.reshape(-1, 2), halves.reshape(-1, 2)
@@ -267,6 +284,12 @@ def detections_from_message(
         np.array([d.results[0].hypothesis.score for d in kept], np.float32),
         [_tube_number(d.id) for d in kept],
     )
+
+
+def _has_place(box: BoundingBox2D) -> bool:
+    """Any node may publish detections, and no picture has room for some of them."""
+    numbers = (box.center.position.x, box.center.position.y, box.size_x, box.size_y)
+    return all(abs(number) < FARTHEST for number in numbers)  # not where one is no number
 
 
 def _tube_number(text: str) -> int:

@@ -17,7 +17,11 @@ def interface(name: object, kind: str) -> type:
     Raises AmmaError if there is none.
     """
     words = name.split("/") if isinstance(name, str) else []
-    if len(words) != 3 or words[1] != kind:
+    if (
+        len(words) != 3
+        or words[1] != kind
+        or not all(re.fullmatch("[A-Za-z][A-Za-z0-9_]*", word) for word in words)
+    ):
         raise AmmaError(f"type is {name!r}, but must be of the form package/{kind}/Name")
     package, _, short = words
     try:

@@ -20,8 +20,9 @@ class Frame:
 class FrameQueue:
     """The frames of one camera that wait. When it is full, the oldest clip is given up.
 
-    At most `depth` images wait. One more, and the images of the oldest `clip` frames are dropped; the frames
-    themselves still come out, in order, so that all are accounted for. Belongs to a :class:`Handover`.
+    At most `depth` images wait. One more, and the images of the oldest `clip` frames are dropped that no clip
+    needs which has been begun; the frames themselves still come out, in order, so that all are accounted for.
+    Belongs to a :class:`Handover`.
     """
 
     def __init__(self, changed: Condition, depth: int, clip: int):
@@ -30,6 +31,8 @@ class FrameQueue:
         self.items: deque[Frame | Action] = deque()
         self.skipped = 0
         """Frames given up so far."""
+        self.lacking = 0
+        """Frames that the clip begun still lacks, as far as who takes them knows."""
         self._images = 0
         self._changed = changed
 
@@ -67,13 +70,14 @@ class FrameQueue:
         self._images = 0
 
     def _give_up_oldest_clip(self) -> None:
-        left = self.clip
-        for item in self.items:
-            if left and isinstance(item, Frame) and item.message is not None:
-                item.message = None
-                self._images -= 1
-                self.skipped += 1
-                left -= 1
+        """Make a hole, or a longer one, after the clip begun: a hole costs the clip that it cuts short."""
+        frames = [item for item in self.items if isinstance(item, Frame)]
+        holes = [place for place, frame in enumerate(frames) if frame.message is None]
+        begin = holes[-1] + 1 if holes else min(self.lacking, len(frames) - self.clip)
+        for frame in frames[begin : begin + self.clip]:
+            frame.message = None
+            self._images -= 1
+            self.skipped += 1
 
 
 class Handover:
@@ -94,9 +98,12 @@ class Handover:
     ) -> tuple[FrameQueue, Frame | Action] | None:
         """The next item of the queues that are not busy, each in its turn.
 
-        Waits for one until the time.monotonic() of `until`, or as long as it takes. None if none came, and
-        when the handover is closed and empty.
+        Waits for one until the time.monotonic() of `until`, or as long as it takes. None if none came until
+        then, also where more wait, and when the handover is closed and empty.
         """
+        # A queue that is never empty must not keep those from their turn that are busy
+        if until is not None and time.monotonic() >= until:
+            return None
         with self._changed:
             free = [queue for queue in self._queues if queue not in busy]
             while free and not any(queue.items for queue in free):

@@ -129,13 +129,15 @@ class Channel:
 
     def report(self) -> DiagnosticStatus:
         rates, values = self._meter.report()
+        fault = "messages of tubelets left out; the log says why" if rates.get("bad") else ""
         return status(
             f"{self.node.get_fully_qualified_name()}: {self.name or 'camera'}",
             "",
-            "",
+            fault,
             {
                 "output rate [Hz]": rates.get("frames", 0.0),
                 "frames published": self._meter.totals["frames"],
+                "bad messages": self._meter.totals["bad"],
                 **percentiles("latency [ms]", values.get("latency")),
             },
         )
@@ -168,6 +170,7 @@ class Channel:
         try:
             frames, tubes = self.results.update(message)
         except AmmaError as error:
+            self._meter.count("bad")
             self.node.get_logger().warning(f"{error} (message left out)", throttle_duration_sec=30.0)
             return
         for frame in frames:
@@ -178,7 +181,8 @@ class Channel:
             now = self.node.get_clock().now().nanoseconds
             self._meter.count("frames", len(frames))
             newest = conversions.to_nanoseconds(frames[-1].header.stamp)
-            self._meter.measure("latency", (now - newest) / 1e6)
+            if now > 0 and newest > 0:  # else one of the clocks has no time
+                self._meter.measure("latency", (now - newest) / 1e6)
 
 
 def main() -> int:

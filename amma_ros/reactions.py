@@ -12,8 +12,10 @@ from action_msgs.msg import GoalStatus
 from rcl_interfaces.srv import SetParameters
 from rclpy.action import ActionClient
 from rclpy.exceptions import NameValidationException
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+from rclpy.serialization import serialize_message
 from rclpy.task import Future
 
 from amma_core.errors import AmmaError
@@ -63,6 +65,9 @@ class Reaction:
         except AmmaError as error:
             self.close()
             raise AmmaError(f"{self.name}: {error}") from None
+        except rclpy_implementation.RCLError as error:  # another type has that name already
+            self.close()
+            raise AmmaError(f"{self.name}: {str(error).splitlines()[0]}") from None
         except (NameValidationException, ValueError):
             self.close()
             raise AmmaError(
@@ -103,7 +108,8 @@ class Reaction:
         self._waiting[future] = time.monotonic() + PATIENCE
 
         def finish(future: Future) -> None:
-            self._waiting.pop(future, None)
+            if self._waiting.pop(future, None) is None:
+                return  # given up and counted long ago
             if future.cancelled():
                 self._failed(f"gave no answer within {PATIENCE:g} seconds")
             elif future.exception() is not None:
@@ -198,6 +204,9 @@ class Goal(Reaction):
             self._failed("is not available: start its server, or correct the name; the goal is left out")
             return
         number = self._newest
+        if self._waiting.get(self._sending) == math.inf:  # a newer one takes its place
+            self._waiting.pop(self._sending)
+            self._sending.cancel()
         self._sending = self._client.send_goal_async(content)
         self._await(self._sending, lambda handle: self._on_sent(handle, number))
 
@@ -256,12 +265,16 @@ class Parameters(Service):
         request = SetParameters.Request()
         for name, value in values.items():
             try:
-                request.parameters.append(Parameter(str(name), value=value).to_parameter_msg())
-            except TypeError:
+                if value is None or value == []:  # the first would delete it, the second has no type
+                    raise TypeError
+                parameter = Parameter(str(name), value=value).to_parameter_msg()
+                serialize_message(parameter)
+            except Exception:  # rclpy has several for what it can't send
                 raise AmmaError(
-                    f"the value of {name} is {value!r}, but must be a bool, a number, a string, or a list of "
-                    "one of these"
+                    f"the value of {name} is {value!r}, but must be a bool, a number of 64 bits, a string, "
+                    "or a list of one of these"
                 ) from None
+            request.parameters.append(parameter)
         return request
 
     def _on_answer(self, answer) -> None:

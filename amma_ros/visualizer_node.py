@@ -128,7 +128,7 @@ def _check(values: dict) -> None:
     caption = values.get("caption", "")
     try:
         caption.format(label="fall", score=0.5, tube=1)
-    except (LookupError, ValueError, AttributeError):
+    except (LookupError, ValueError, AttributeError, TypeError):
         raise AmmaError(
             f"caption is '{caption}', but its fields must be of {{label}}, {{score}} and {{tube}}"
         ) from None

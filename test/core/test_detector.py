@@ -204,7 +204,31 @@ def test_skipped_frames_are_counted_and_never_settled(runtimes):
     assert [answer.key_numbers.tolist() for answer in answers] == [[1, 1, 4], [1, 4, 13], [4, 13, 15]]
     # Frame 5 began a clip that the skipped frames tore, so it went with them.
     assert [answer.frame_numbers.tolist() for answer in answers] == [[1, 2, 3, 4], [10, 11, 12, 13], [14, 15]]
+    assert detector._stream.frames_torn == 1
     assert {answer.stream for answer in answers} == {0}
+
+
+def test_a_stream_that_starts_with_a_hole_is_padded_with_a_frame_it_settles(runtimes):
+    detector = ActionDetector(runtimes["mobilenet_v2"])
+    feed(detector, frames(2))
+    for i in range(2, 9):
+        detector.skip(i * STEP)
+    (answer,) = feed(detector, frames(4), start=9 * STEP)
+    assert answer.key_numbers.tolist() == [10, 10, 13]
+    assert answer.frame_numbers.tolist() == [10, 11, 12, 13]
+
+
+def test_a_network_that_fails_ends_the_stream(runtimes, monkeypatch):
+    """A clip that was not encoded must neither be missing in the window nor keep older ones there."""
+    runtime = runtimes["mobilenet_v2"]
+    detector = ActionDetector(runtime)
+    feed(detector, frames(12))
+    with monkeypatch.context() as patch:
+        patch.setattr(runtime, "encode", lambda clips: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            feed(detector, frames(4), start=100 * STEP)  # begins a stream
+    (answer,) = feed(detector, frames(4), start=104 * STEP)
+    assert answer.key_numbers.tolist() == [17, 17, 20]
 
 
 def test_streams_in_one_batch_get_the_answers_they_get_alone(runtimes):
@@ -305,6 +329,26 @@ def test_of_a_clock_that_stands_still_every_frame_is_taken(clock):
     image = np.zeros((48, 64, 3), np.uint8)
     steps = [step for _ in range(8) for step in assembler.add(image, clock)]
     assert [step.settled_numbers.tolist() for step in steps] == [[1, 2, 3, 4], [5, 6, 7, 8]]
+
+
+def test_a_clock_that_stood_still_takes_nothing_with_it():
+    assembler = ClipAssembler(4, 3, 64, target_fps=30.0)
+    image = np.zeros((48, 64, 3), np.uint8)
+    for _ in range(90):
+        assembler.add(image, 0)
+    steps = [step for n in range(1, 121) for step in assembler.add(image, round(n * 1e9 / 30))]
+    assert len(steps) == 30
+
+
+@pytest.mark.parametrize(("camera", "lacking"), [(30, [3, 2, 1, 0]), (60, [7, 6, 5, 4, 3, 2, 1, 0])])
+def test_it_says_how_many_frames_the_clip_begun_lacks(camera, lacking):
+    """As far as the clip before has told."""
+    assembler = ClipAssembler(4, 3, 64, target_fps=30.0)
+    image, found = np.zeros((48, 64, 3), np.uint8), []
+    for n in range(23 if camera == 60 else 8):
+        assembler.add(image, round(n * 1e9 / camera))
+        found.append(assembler.lacking)
+    assert found[-len(lacking) :] == lacking
 
 
 def test_a_jittering_camera_at_the_target_rate_loses_no_frame():

@@ -489,6 +489,12 @@ def test_goals_that_are_rejected_given_up_or_sent_to_nobody_are_counted(graph, r
             "linker: the values are {}, but must be a mapping",
         ),
         ({"parameters": "linker", "begin": {"a": {}}}, "the value of a is {}, but must be a bool, a number"),
+        ({"parameters": "linker", "begin": {"a": None}}, "the value of a is None, but must be a bool"),
+        ({"parameters": "linker", "begin": {"a": 2**63}}, "the value of a is 9223372036854775808, but must"),
+        ({"parameters": "linker", "begin": {"a": []}}, r"the value of a is \[\], but must be a bool"),
+        ({"topic": "a", "type": "/msg/Bool", "begin": {}}, "must be of the form package/msg/Name"),
+        ({"topic": "a", "type": "std_msgs/msg/_bool", "begin": {}}, "must be of the form package/msg/Name"),
+        ({"topic": "action_events", "type": "std_msgs/msg/Bool", "begin": {}}, "topic action_events: "),
         ({"parameters": "linker", "type": "x", "begin": {"a": 1}}, "no field 'type'; it has begin, end"),
     ],
 )

@@ -267,6 +267,26 @@ def test_tubelets_that_do_not_fit_together_are_refused():
         conversions.message_to_tubelets(message)
 
 
+@pytest.mark.parametrize("numbers", [[5, 1, 5], [1, 2, 2**63]])
+@pytest.mark.parametrize("name", ["key_numbers", "frame_numbers"])
+def test_frame_numbers_that_fall_are_refused(name, numbers):
+    message = conversions.tubelets_to_message(tubelets(0), ["run", "sit"], "eye")
+    stamps = [Time()] * len(numbers)
+    setattr(message, name, numbers)
+    setattr(message, name.replace("numbers", "stamps"), stamps)
+    with pytest.raises(AmmaError, match=f"{name} .*must not fall"):
+        conversions.message_to_tubelets(message)
+
+
+@pytest.mark.parametrize("x", [float("nan"), float("inf"), -1e30, 5e9])
+def test_boxes_without_a_place_are_not_drawn(x):
+    message = Detection2DArray(detections=[Detection2D(id="1"), Detection2D(id="2")])
+    for detection in message.detections:
+        detection.results.append(ObjectHypothesisWithPose())
+    message.detections[0].bbox.center.position.x = x
+    assert conversions.detections_from_message(message)[3] == [2]
+
+
 def test_a_frame_becomes_detections_under_its_own_header():
     frame = FrameDetections(
         number=5,

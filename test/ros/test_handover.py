@@ -42,6 +42,37 @@ def test_a_full_queue_gives_up_its_oldest_clip_and_keeps_the_newest(count, expec
     assert contents(queue) == expected
 
 
+@pytest.mark.parametrize("slowness", [1, 2, 5, 10])
+def test_too_slow_a_reader_gets_whole_clips(slowness):
+    """However slow: a clip that was begun is finished, and what is given up begins where it ends."""
+    queue = Handover().add_queue(depth=8, clip=4)
+    taken, begun, clips = [], 0, 0
+    for number in range(1, 401):
+        queue.put(message(number))
+        assert len(queue) <= 8
+        if number % slowness == 0:
+            frame = queue.pop()
+            taken.append(frame)
+            while frame.message is None:  # a hole costs no time
+                assert begun == 0, "a clip was torn"
+                frame = queue.pop()
+                taken.append(frame)
+            begun = (begun + 1) % 4
+            clips += begun == 0
+            queue.lacking = (4 - begun) % 4
+    assert clips == 400 // slowness // 4
+    assert [frame.header for frame in taken] == list(range(1, len(taken) + 1))
+    assert queue.skipped + len(queue) + sum(frame.message is not None for frame in taken) == 400
+
+
+def test_a_queue_that_is_never_empty_does_not_keep_a_finished_clip_waiting():
+    handover = Handover()
+    left, right = handover.add_queue(8, 4), handover.add_queue(8, 4)
+    right.put(message(1))
+    assert handover.get(busy=[left], until=0.0) is None
+    assert handover.get(busy=[left])[0] is right
+
+
 def test_there_is_room_for_two_clips_at_least():
     assert filled(10, depth=1, clip=5).skipped == 0
 
