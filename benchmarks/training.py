@@ -1,6 +1,6 @@
 """Where a training step's time goes: samples per second of loading alone, of the step alone, and together.
 
-python benchmarks/training.py config/train/jhmdb21_m_cpu.yaml --set data.annotations=../shared/data/jhmdb21
+python benchmarks/training.py config/train/jhmdb21_m_cpu.yaml --set data.annotations=data/jhmdb21
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Run a model over a data set as a stream of frames, as a robot would, and judge what it finds.
 
-    amma evaluate-model jhmdb21 data/jhmdb21 --split test1
+    amma evaluate-model amma_m_jhmdb21 data/jhmdb21 --split test1
 
 The results lie in --output: predictions.npz for `amma eval` and `amma report`, metrics.json,
 timings.json, and one file per video, so that a run that was cut off goes on where it was. Several
