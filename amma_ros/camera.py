@@ -14,7 +14,7 @@ from amma_core.streams import Stream
 from amma_core.types import Tubelets
 from amma_ros import conversions
 from amma_ros.handover import Frame, FrameQueue
-from amma_ros.meter import Meter, percentiles, status
+from amma_ros.meter import Meter, latency_ms, percentiles, status
 from amma_ros.msg import TubeletArray
 from amma_ros.node import Settings
 from amma_ros.qos import publisher_events, subscriber_events
@@ -291,13 +291,11 @@ class Camera:
         message = conversions.tubelets_to_message(tubelets, self.labels, self._kind[0])
         self.publisher.publish(message)
         self.meter.count("answered", len(tubelets.frame_numbers))
-        measured = {"processing": processing_ms}
-        now, newest = self.node.get_clock().now().nanoseconds, int(tubelets.key_stamps[-1])
-        if now > 0 and newest > 0:  # else one of the clocks has no time
-            measured["latency"] = (now - newest) / 1e6
-        for name, value in measured.items():
-            self.meter.measure(name, value)
-            self._debug[name].publish(Float64(data=value))
+        latency = latency_ms(self.node.get_clock().now().nanoseconds, int(tubelets.key_stamps[-1]))
+        for name, value in (("latency", latency), ("processing", processing_ms)):
+            if value is not None:
+                self.meter.measure(name, value)
+                self._debug[name].publish(Float64(data=value))
 
     def settle(self) -> None:
         """Once nothing waits: say that the newest frame has arrived, if it has had no answer."""

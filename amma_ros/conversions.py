@@ -55,9 +55,9 @@ _ENCODINGS = {
     for bits in (8, 16)
 }
 # A plane of brightness, then one of colour at half the size: cv_bridge has no name for these two.
+_TWO_PLANES = {"nv12": cv2.COLOR_YUV2BGR_NV12, "nv21": cv2.COLOR_YUV2BGR_NV21}
 FARTHEST = 1e6
 """Pixels; no box is as large or as far away."""
-_TWO_PLANES = {"nv12": cv2.COLOR_YUV2BGR_NV12, "nv21": cv2.COLOR_YUV2BGR_NV21}
 _REFUSED = {
     "16UC1": "it holds depths in millimetres, not a picture (use mono16 for a 16-bit grey picture)",
     "32FC1": "it holds depths in metres, not a picture",
@@ -217,22 +217,27 @@ def message_to_tubelets(message: TubeletArray) -> Tubelets:
             f"{len(message.frame_numbers)} frames, {len(message.frame_stamps)} frame stamps, and boxes of "
             f"{sorted({len(tubelet.boxes) for tubelet in found})} numbers; a box has 4 numbers per key frame"
         )
-    for name in ("key_numbers", "frame_numbers"):
-        numbers = np.array(getattr(message, name), np.uint64)
-        if (numbers[1:] < numbers[:-1]).any() or (numbers > np.iinfo(np.int64).max).any():
-            raise AmmaError(f"a TubeletArray has the {name} {numbers.tolist()}, but they must not fall")
     boxes = [np.frombuffer(tubelet.boxes, np.float32) for tubelet in found]
     return Tubelets(
         image_size=(message.image_width, message.image_height),
-        key_numbers=np.array(message.key_numbers, np.int64),
+        key_numbers=_rising("key_numbers", message.key_numbers),
         key_stamps=_nanoseconds(message.key_stamps),
-        frame_numbers=np.array(message.frame_numbers, np.int64),
+        frame_numbers=_rising("frame_numbers", message.frame_numbers),
         frame_stamps=_nanoseconds(message.frame_stamps),
         labels=np.array([tubelet.class_id for tubelet in found], np.int64),
         scores=np.array([tubelet.score for tubelet in found], np.float32),
         boxes=np.array(boxes, np.float32).reshape(len(found), keys, 4),
         stream=message.stream,
     )
+
+
+def _rising(name: str, numbers: Sequence[int]) -> Ints:
+    found = np.array(numbers, np.uint64)
+    if (found[1:] < found[:-1]).any() or (found > np.iinfo(np.int64).max).any():
+        raise AmmaError(
+            f"a TubeletArray has the {name} {found.tolist()}, but they must not fall, and be less than 2^63"
+        )
+    return found.astype(np.int64)
 
 
 def announcement(number: int, header: Header, stream: int) -> TubeletArray:

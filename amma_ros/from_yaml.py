@@ -16,14 +16,11 @@ def interface(name: object, kind: str) -> type:
 
     Raises AmmaError if there is none.
     """
-    words = name.split("/") if isinstance(name, str) else []
-    if (
-        len(words) != 3
-        or words[1] != kind
-        or not all(re.fullmatch("[A-Za-z][A-Za-z0-9_]*", word) for word in words)
-    ):
+    word = r"([A-Za-z]\w*)"
+    match = re.fullmatch(f"{word}/{kind}/{word}", name, re.ASCII) if isinstance(name, str) else None
+    if match is None:
         raise AmmaError(f"type is {name!r}, but must be of the form package/{kind}/Name")
-    package, _, short = words
+    package, short = match.groups()
     try:
         return getattr(import_module(f"{package}.{kind}"), short)
     except ImportError:

@@ -7,7 +7,7 @@ from vision_msgs.msg import Detection2DArray, LabelInfo
 
 from amma_core.errors import AmmaError
 from amma_ros import conversions, parameters
-from amma_ros.meter import Meter, memory, percentiles, status
+from amma_ros.meter import Meter, latency_ms, memory, percentiles, status
 from amma_ros.msg import ActionTubeArray, TubeletArray
 from amma_ros.node import LATCHED, ManagedNode, camera_names, run
 from amma_ros.qos import publisher_events, subscriber_events
@@ -181,8 +181,9 @@ class Channel:
             now = self.node.get_clock().now().nanoseconds
             self._meter.count("frames", len(frames))
             newest = conversions.to_nanoseconds(frames[-1].header.stamp)
-            if now > 0 and newest > 0:  # else one of the clocks has no time
-                self._meter.measure("latency", (now - newest) / 1e6)
+            latency = latency_ms(now, newest)
+            if latency is not None:
+                self._meter.measure("latency", latency)
 
 
 def main() -> int:

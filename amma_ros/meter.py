@@ -43,6 +43,11 @@ class Meter:
         return rates, values
 
 
+def latency_ms(now: int, stamp: int) -> float | None:
+    """Between two times in nanoseconds; None where one of the clocks has no time (yet)."""
+    return (now - stamp) / 1e6 if now > 0 and stamp > 0 else None
+
+
 def status(name: str, hardware_id: str, fault: str, values: dict[str, object]) -> DiagnosticStatus:
     """OK, or a warning that says what is wrong."""
     return DiagnosticStatus(

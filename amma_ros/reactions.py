@@ -62,10 +62,10 @@ class Reaction:
                 for begins, word in ((True, "begin"), (False, "end"))
                 if word in entry
             }
-        except AmmaError as error:
-            self.close()
-            raise AmmaError(f"{self.name}: {error}") from None
-        except rclpy_implementation.RCLError as error:  # another type has that name already
+        except (
+            AmmaError,
+            rclpy_implementation.RCLError,
+        ) as error:  # the latter: of that name with another type
             self.close()
             raise AmmaError(f"{self.name}: {str(error).splitlines()[0]}") from None
         except (NameValidationException, ValueError):
