@@ -44,6 +44,8 @@ class BagPlayer(Node):
         self._players = {topic.name: self._offer(topic) for topic in self._choose_topics()}
         self._images = [name for name in self._players if self._bag.topics[name].type in IMAGES]
         self._time = self.create_publisher(Clock, "/clock", 10) if self.settings["clock"] else None
+        self._told = -math.inf
+        """What /clock said last, in nanoseconds of the recording."""
         self._waiting = dict.fromkeys(self._players, 0)
         if self.settings["pace"] == "consumed" and len(self._images) != 1:
             raise AmmaError(
@@ -127,6 +129,8 @@ class BagPlayer(Node):
                     self._pacing.wait_for_room(_stamp(message.data))
             self._publish(message.topic, message.data)
             played += 1
+        if played:
+            self._tell_time(message.time, at_once=True)
         return played, late
 
     def _sleep(self, begin: float, first: int, until: int) -> float:
@@ -140,9 +144,14 @@ class BagPlayer(Node):
         self._tell_time(until)
         return -left
 
-    def _tell_time(self, nanoseconds: int) -> None:
-        if self._time is not None:
+    def _tell_time(self, nanoseconds: int, at_once: bool = False) -> None:
+        """As often as `clock` says. The time jumps back where the recording starts again."""
+        if self._time is None:
+            return
+        tick = int(1e9 * self.settings["rate"] / self.settings["clock"])
+        if at_once or not 0 <= nanoseconds - self._told < tick:
             self._time.publish(Clock(clock=conversions.to_stamp(nanoseconds)))
+            self._told = nanoseconds
 
     def _publish(self, name: str, data: bytes) -> None:
         self._pacing.sleep(0)

@@ -35,6 +35,8 @@ class BehaviorNode(ManagedNode):
         self._engine: BehaviorEngine | None = None
         self._events = self._subscription = self._label_subscription = self._timer = None
         self._counts: dict[str, int] = {}
+        self._failed = 0
+        """Reactions that had failed by the last report."""
         self._going_on: set[str] = set()
 
     def open(self) -> None:
@@ -140,8 +142,16 @@ class BehaviorNode(ManagedNode):
                 counts = reaction.counts
                 failed += counts["failed"]
                 values[f"{rule}: {reaction.name}"] = f"{counts['done']} done, {counts['failed']} failed"
-        fault = f"{failed} reactions failed" if failed else "" if self.active else "not active"
-        return [status(self.get_fully_qualified_name(), "", fault, values)]
+        lately, self._failed = failed - self._failed, failed
+        return [status(self.get_fully_qualified_name(), "", self._fault(lately), values)]
+
+    def _fault(self, failed: int) -> str:
+        if failed:
+            return f"{failed} reactions failed"
+        if not self.active:
+            return "not active"
+        topic = self._subscription.topic_name
+        return "" if self.count_publishers(topic) else f"nobody publishes {topic}: is the linker running?"
 
 
 def main() -> int:

@@ -9,6 +9,7 @@ they publish. A file is played as fast as this program shows it, so that no fram
 
 import argparse
 import json
+import math
 import os
 import shutil
 import signal
@@ -91,7 +92,7 @@ def play(video: str, model: str | None, output: Path, bag: Path) -> None:
         stack.callback(rclpy.try_shutdown)
         # Enough images under way that the detector never waits. The next one is sent when one has come out at
         # the end, filmed, so no queue ever needs more room than this: the slowest part sets the pace.
-        in_flight = 3 * loaded.network.clip_length
+        in_flight = 3 * _frames_of_a_clip(loaded, source)
         witness = Witness(
             namespace,
             in_flight,
@@ -306,6 +307,12 @@ def _remove_bag(path: Path) -> None:
         shutil.rmtree(path)
     elif path.exists():
         raise AmmaError(f"{path} is there already: move it away, or name another folder with --bag")
+
+
+def _frames_of_a_clip(model: bundle.Bundle, source: VideoReader | None) -> int:
+    """Frames of the source that a clip spans: of a fast one the network does not get all."""
+    faster = source.fps / model.fps if source else 1.0
+    return model.network.clip_length * max(1, math.ceil(faster))
 
 
 def _warning(model: bundle.Bundle) -> str:

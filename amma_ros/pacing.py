@@ -24,13 +24,16 @@ class Pacing:
     """Waiting of a publishing thread, which the node ends with :meth:`stop`.
 
     With the parameter `pace` at ``consumed``, the source keeps step with the topic ``detections``: at most
-    `max_in_flight` images are out whose detections have not come back.
+    `max_in_flight` images are out whose detections have not come back. Where none come at all, because a clip
+    spans more images than that or they could not be read, some more are let out from time to time.
     """
 
     def __init__(self, node: Node, settings: Settings):
         self._node, self._settings = node, settings
         self._stopped = Event()
         self._in_flight: deque[int] = deque()
+        self._more = 0
+        """Images that may be out besides max_in_flight, as with that many nothing came back."""
         self._answer = Condition()
         self._answers = None
         if settings["pace"] == "consumed":
@@ -84,17 +87,26 @@ class Pacing:
         """Until one more image, of this stamp in nanoseconds, may go out; counts it as out."""
         if not self.consumed:
             return
-        most = self._settings["max_in_flight"]
-        self.wait(
-            lambda: len(self._in_flight) < most,
-            lambda: f"{most} images are out and no detections come back; is max_in_flight at least a clip?",
-        )
+        self.wait(lambda: len(self._in_flight) < self._most(), self._let_more_out)
         with self._answer:
             self._in_flight.append(stamp)
+
+    def _most(self) -> int:
+        return self._settings["max_in_flight"] + self._more
+
+    def _let_more_out(self) -> str:
+        most = self._most()
+        self._more += max(1, most // 2)
+        return (
+            f"{most} images are out and no detections come back, so {self._most()} may be now: set "
+            "max_in_flight to the images that a clip spans, or see whether the detector can read them"
+        )
 
     def _on_detections(self, message: Detection2DArray) -> None:
         stamp = conversions.to_nanoseconds(message.header.stamp)
         with self._answer:
+            if self._in_flight and stamp != self._in_flight[0]:
+                self._more = 0  # those before it were lost, not waiting for more
             # By its own stamp: when a recording starts again they jump back.
             while stamp in self._in_flight:
                 self._in_flight.popleft()

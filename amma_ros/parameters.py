@@ -300,7 +300,8 @@ VIDEO_PUBLISHER = (
         "max_in_flight",
         8,
         "With pace consumed: frames sent whose detections have not come back, at most. The detector "
-        "answers once per clip, so it must be at least a clip.",
+        "answers once per clip, so it must be at least the frames that a clip spans: more where they come "
+        "faster than `target_fps`.",
         NEVER,
         1,
         1000,
@@ -341,7 +342,8 @@ BAG_PLAYER = (
         "max_in_flight",
         8,
         "With pace consumed: images sent whose detections have not come back, at most. The detector "
-        "answers once per clip, so it must be at least a clip.",
+        "answers once per clip, so it must be at least the images that a clip spans: more where they come "
+        "faster than `target_fps`.",
         NEVER,
         1,
         1000,

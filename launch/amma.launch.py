@@ -23,14 +23,25 @@ ARGUMENTS = (
     ("device", "", "auto, cpu, cuda or cuda:N; empty: as params_file says.", None),
     ("params_file", str(SHARE / "config" / "amma.yaml"), "YAML file with the parameters of all nodes.", None),
     ("use_sim_time", "false", "Take the time from /clock, for bags and simulators.", ["true", "false"]),
+    (
+        "lossless",
+        "false",
+        "Take every image, however late, from a source that waits for the answers; overrides params_file.",
+        ["true", "false"],
+    ),
     ("visualise", "false", "Publish annotated_image too, while somebody looks.", ["true", "false"]),
 )
+
+# Room for what the sources have under way: their max_in_flight is 8.
+LOSSLESS = {"qos.image.reliability": "reliable", "qos.image.depth": 100, "queue_depth": 100}
 
 
 def make_nodes(context: LaunchContext) -> list[Node]:
     value = {name: LaunchConfiguration(name).perform(context) for name, *_ in ARGUMENTS}
     given = {name: ParameterValue(value[name], value_type=str) for name in ("model", "device") if value[name]}
     given["use_sim_time"] = value["use_sim_time"] == "true"
+    if value["lossless"] == "true":
+        given |= LOSSLESS
     cameras = [name.strip() for name in value["cameras"].split(",") if name.strip()]
     remappings = [("image", value["image"])]
     if cameras:

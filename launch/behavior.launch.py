@@ -1,12 +1,12 @@
-"""Detector, linker and the rules of a file, for one camera.
+"""Detector, linker and the rules of a file, which hold for each camera on its own.
 
 ros2 launch amma_ros behavior.launch.py rules_file:=/path/to/rules.yaml image:=/camera/image_raw
 """
 
 from pathlib import Path
 
-from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
@@ -15,11 +15,20 @@ from launch_ros.parameter_descriptions import ParameterValue
 HERE = Path(__file__).resolve().parent
 
 
-def generate_launch_description() -> LaunchDescription:
-    behavior = Node(
+TOPICS = ("action_tubes", "label_info", "action_events")
+
+
+def make_nodes(context: LaunchContext) -> list[Node]:
+    cameras = LaunchConfiguration("cameras").perform(context).split(",")
+    return [behavior(camera.strip()) for camera in cameras if camera.strip()] or [behavior("")]
+
+
+def behavior(camera: str) -> Node:
+    """The rules for one camera. Its topics lie below the camera, but what the rules name is the robot's."""
+    return Node(
         package="amma_ros",
         executable="behavior_node",
-        name="behavior",
+        name=f"behavior_{camera}".rstrip("_"),
         namespace=LaunchConfiguration("namespace"),
         parameters=[
             LaunchConfiguration("params_file"),
@@ -28,13 +37,17 @@ def generate_launch_description() -> LaunchDescription:
                 "use_sim_time": ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool),
             },
         ],
+        remappings=[(topic, f"{camera}/{topic}") for topic in TOPICS if camera],
         output="screen",
         emulate_tty=True,
     )
+
+
+def generate_launch_description() -> LaunchDescription:
     return LaunchDescription(
         [
             DeclareLaunchArgument("rules_file", description="YAML file of the rules (docs/behaviors.md)."),
             IncludeLaunchDescription(PythonLaunchDescriptionSource(str(HERE / "amma.launch.py"))),
-            behavior,
+            OpaqueFunction(function=make_nodes),
         ]
     )

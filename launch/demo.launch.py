@@ -11,7 +11,6 @@ from launch.actions import (
     DeclareLaunchArgument,
     IncludeLaunchDescription,
     RegisterEventHandler,
-    SetLaunchConfiguration,
     Shutdown,
     TimerAction,
 )
@@ -55,7 +54,12 @@ def generate_launch_description() -> LaunchDescription:
                 description="Begin the video again at its end.",
                 choices=["true", "false"],
             ),
-            SetLaunchConfiguration("visualise", "true"),
+            DeclareLaunchArgument(
+                "visualise",
+                default_value="true",
+                description="Publish annotated_image too, while somebody looks.",
+                choices=["true", "false"],
+            ),
             IncludeLaunchDescription(PythonLaunchDescriptionSource(str(HERE / "amma.launch.py"))),
             video,
             RegisterEventHandler(finish),

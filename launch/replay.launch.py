@@ -4,7 +4,8 @@ ros2 launch amma_ros replay.launch.py bag:=recording image:=/camera/image_raw
 ros2 launch amma_ros replay.launch.py bag:=recording image:=/camera/image_raw pace:=consumed
 
 `ros2 bag play` plays it where there is rosbag2, and the project's own player elsewhere. With pace:=consumed
-it is always the project's own, which waits for the detections and so loses no image.
+it is always the project's own, which waits for the detections, with a detector that takes images reliably:
+none is lost.
 """
 
 import shutil
@@ -34,7 +35,7 @@ CLOCK = 100.0
 
 ARGUMENTS = (
     ("bag", None, "Folder of a rosbag2 recording, or one of its files.", None),
-    ("rate", "1.0", "How many times as fast as recorded.", None),
+    ("rate", "1.0", "With pace:=realtime: how many times as fast as recorded.", None),
     ("loop", "false", "Begin the recording again at its end.", ["true", "false"]),
     ("pace", "realtime", "realtime, or consumed: as fast as detections come back.", ["realtime", "consumed"]),
 )
@@ -46,6 +47,11 @@ def has_rosbag2() -> bool:
     except PackageNotFoundError:
         return False
     return shutil.which("ros2") is not None
+
+
+def set_losses(context: LaunchContext) -> list:
+    consumed = LaunchConfiguration("pace").perform(context) == "consumed"
+    return [SetLaunchConfiguration("lossless", "true")] if consumed else []
 
 
 def make_player(context: LaunchContext) -> list:
@@ -92,6 +98,7 @@ def generate_launch_description() -> LaunchDescription:
         [
             *arguments,
             SetLaunchConfiguration("use_sim_time", "true"),
+            OpaqueFunction(function=set_losses),
             IncludeLaunchDescription(PythonLaunchDescriptionSource(str(HERE / "amma.launch.py"))),
             OpaqueFunction(function=make_player),
         ]

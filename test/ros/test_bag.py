@@ -430,6 +430,20 @@ def test_messages_pass_through_as_they_are(graph, tmp_path):
     assert times[-1] == stamps(8)[-1] + DELAY
 
 
+@pytest.mark.parametrize("pace", ["realtime", "consumed"])
+def test_the_clock_is_told_as_often_as_asked_for_however_many_messages_there_are(graph, tmp_path, pace):
+    bag = write_bag(tmp_path / "bag", {IMAGE: film(40, fps=100)})
+    clock = graph.listen(Clock, "/clock")
+    answers = graph.observer.create_publisher(Detection2DArray, "detections", 100)
+    graph.observer.create_subscription(
+        Image, IMAGE, lambda image: answers.publish(Detection2DArray(header=image.header)), 100
+    )
+    finish(graph, play(graph, bag, clock=10.0, pace=pace, wait_for_subscribers=1))
+    end = stamps(40, 100)[-1] + DELAY
+    graph.wait(lambda: clock and conversions.to_nanoseconds(clock[-1].clock) == end, "the last time")
+    assert 4 <= len(clock) <= 6
+
+
 def test_images_that_nobody_wants_do_not_hold_a_recording_up(graph, tmp_path):
     bag = write_bag(tmp_path / "bag", {IMAGE: film(8), "/depth": film(8)})
     images = graph.listen(Image, IMAGE)

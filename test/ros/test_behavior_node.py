@@ -310,6 +310,22 @@ def test_a_service_that_is_not_there_is_counted_and_the_node_lives_on(graph, eye
     assert len(events) == 3
 
 
+def test_diagnostics_complain_of_what_is_wrong_now(graph, eyes, start):
+    reports = graph.listen(DiagnosticArray, "/diagnostics")
+
+    def hears(text: str) -> None:
+        del reports[:]
+        graph.wait(lambda: any(text in status.message for r in reports for status in r.status), text)
+
+    start({"danger": {"do": [{"service": "alarm", "begin": {}}]}}, diagnostics_period=0.1)
+    hears("OK")
+    eyes.see(0, ("push", 0.9))
+    hears("1 reactions failed")
+    hears("OK")
+    graph.executor.create_task(graph.observer.destroy_publisher, eyes.publisher)
+    hears("nobody publishes")
+
+
 def test_a_service_that_refuses_is_counted_with_its_reason(graph, eyes, start):
     def refuse(request, response):
         response.message = "not now"

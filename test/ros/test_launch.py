@@ -7,11 +7,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from bags import IMAGE, film, stamps, write_bag
 from vision_msgs.msg import Detection2DArray
 
 pytest.importorskip("launch_ros", reason="launch_ros comes with a ROS 2 distribution only")
 
 import launch
+
+from amma_ros import conversions
 
 FILES = Path(__file__).resolve().parents[2] / "launch"
 
@@ -49,3 +52,54 @@ def test_the_demo_publishes_a_video_and_ends_with_it(graph, tiny_model, tmp_path
     assert len(set(stamps)) == len(stamps) > 20
     assert stamps == sorted(stamps)
     assert os.environ["FASTRTPS_DEFAULT_PROFILES_FILE"].endswith("config/fastdds.xml")
+
+
+def launched(name: str, **arguments) -> list:
+    """The nodes that a launch file would start."""
+    from launch_ros.actions import Node
+
+    context = launch.LaunchContext()
+    waiting, nodes = [describe(name, **arguments)], []
+    while waiting:
+        entity = waiting.pop(0)
+        if isinstance(entity, Node):
+            entity._perform_substitutions(context)
+            nodes.append(entity)
+        else:
+            waiting = [*(entity.visit(context) or []), *waiting]
+    return nodes
+
+
+def test_the_demo_is_drawn_unless_told_otherwise():
+    drawn = [node.node_name for node in launched("demo.launch.py", video="0")]
+    assert set(drawn) == {"/detector", "/linker", "/visualizer", "/video_publisher"}
+    plain = [node.node_name for node in launched("demo.launch.py", video="0", visualise="false")]
+    assert set(drawn) - set(plain) == {"/visualizer"}
+
+
+def test_rules_hold_for_every_camera():
+    nodes = launched("behavior.launch.py", rules_file="rules.yaml", cameras="front, left", namespace="robot")
+    names = [node.node_name for node in nodes]
+    assert names == ["/robot/detector", "/robot/linker", "/robot/behavior_front", "/robot/behavior_left"]
+    topics = dict(nodes[-1].expanded_remapping_rules)
+    assert topics == {name: f"left/{name}" for name in ("action_tubes", "label_info", "action_events")}
+    (alone,) = [node for node in launched("behavior.launch.py", rules_file="r") if "beh" in node.node_name]
+    assert alone.node_name == "/behavior"
+    assert not alone.expanded_remapping_rules
+
+
+def test_a_recording_that_waits_for_the_answers_loses_nothing(graph, tiny_model, tmp_path):
+    bag = write_bag(tmp_path / "bag", {IMAGE: film(40, fps=100)})
+    detections = graph.listen(Detection2DArray, "detections")
+    service = launch.LaunchService(noninteractive=True)
+    replay = describe(
+        "replay.launch.py",
+        bag=str(bag),
+        pace="consumed",
+        image=IMAGE,
+        model=tiny_model,
+        namespace=graph.namespace,
+    )
+    service.include_launch_description(launch.LaunchDescription([replay]))
+    asyncio.run(asyncio.wait_for(service.run_async(), 60))
+    assert [conversions.to_nanoseconds(message.header.stamp) for message in detections] == stamps(40, 100)

@@ -5,8 +5,11 @@ import numpy as np
 import pytest
 from ros_graph import SECOND
 from sensor_msgs.msg import Image
+from vision_msgs.msg import Detection2DArray
 
-from amma_ros import conversions
+from amma_ros import conversions, pacing
+from amma_ros.detector_node import DetectorNode
+from amma_ros.linker_node import LinkerNode
 from amma_ros.video_publisher import VideoPublisher
 
 
@@ -39,6 +42,21 @@ def test_a_loop_leaves_a_gap_that_no_clip_spans(graph, folder):
     gaps = np.diff(stamps(images))
     assert gaps[4] > 1.5 * SECOND
     assert (gaps[:4] == 20_000_000).all()
+
+
+def test_a_clip_that_spans_more_frames_than_may_be_out_holds_up_for_a_while_only(
+    graph, folder, tiny_model, monkeypatch
+):
+    """At 60 frames a second, a clip of four at 30 spans seven."""
+    monkeypatch.setattr(pacing, "PATIENCE", 0.2)
+    detections = graph.listen(Detection2DArray, "detections")
+    graph.add(LinkerNode)
+    graph.add(DetectorNode, model=tiny_model, device="cpu", qos__image__reliability="reliable")
+    graph.wait(graph.is_connected, "the nodes to find each other")
+    node = graph.add(VideoPublisher, source=str(folder), fps=60.0, pace="consumed", max_in_flight=2)
+    graph.wait(node.done.done, "the end")
+    graph.remove(node)
+    graph.wait(lambda: len(detections) == 5, "an answer for every frame")
 
 
 def test_a_damaged_image_ends_it_with_a_reason(graph, folder):
