@@ -24,7 +24,7 @@ SETTLING = 0.2
 HOLES = 0.1
 """Share of images lost on the way from which on a warning is due."""
 BURST = 0.1
-"""Gaps so much shorter than the median are no camera's period: its images are stamped in bursts."""
+"""Gaps so much shorter than the mean are no camera's period: its images are stamped in bursts."""
 QUIET = 30.0
 """Seconds between two warnings of the same kind."""
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
@@ -209,9 +209,9 @@ class Camera:
         if len(gaps) < 5:
             return ""
         # Where many get lost, most gaps are holes; three quarters of a period may be the camera's jitter.
-        period, middle = np.percentile(gaps, [20, 50])
+        period = np.percentile(gaps, 20)
         lost = (np.rint(gaps / period - 0.25) - 1).clip(0).sum()
-        if lost < HOLES * len(gaps) or period < BURST * middle:
+        if lost < HOLES * len(gaps) or period < BURST * gaps.mean():
             return ""
         text = f"{lost:.0f} of {len(gaps) + lost:.0f} images got lost on the way"
         self._warn(

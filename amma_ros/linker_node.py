@@ -11,7 +11,7 @@ from amma_ros.meter import Meter, latency_ms, memory, percentiles, status
 from amma_ros.msg import ActionTubeArray, TubeletArray
 from amma_ros.node import LATCHED, ManagedNode, camera_names, run
 from amma_ros.qos import publisher_events, subscriber_events
-from amma_ros.results import Results, read_names, read_scores
+from amma_ros.results import Results, check_classes
 
 
 class LinkerNode(ManagedNode):
@@ -54,11 +54,7 @@ class LinkerNode(ManagedNode):
     def check(self, values: dict) -> None:
         if "cameras" in values:
             camera_names(values)
-        classes = [*read_names(values.get("classes", [])), *read_scores(values.get("class_min_scores", []))]
-        strange = sorted(set(classes) - set(self._label_names)) if self._label_names else []
-        if strange:
-            known = ", ".join(self._label_names)
-            raise AmmaError(f"there is no class '{strange[0]}'; the model knows {known}")
+        check_classes(values, self._label_names)
 
     def apply(self, values: dict) -> None:
         for channel in self._channels:

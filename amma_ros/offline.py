@@ -16,7 +16,7 @@ from amma_ros import conversions, parameters
 from amma_ros.bag_reader import BagImage
 from amma_ros.msg import TubeletArray
 from amma_ros.parameters import Parameter, Value
-from amma_ros.results import Results
+from amma_ros.results import Results, check_classes
 
 DETECTIONS, ACTION_TUBES, LABEL_INFO = "/detections", "/action_tubes", "/label_info"
 Result = tuple[str, int, object]
@@ -79,6 +79,7 @@ class Offline:
         linker: Mapping[str, Value],
         found: list[Tubelets] | None = None,
     ):
+        check_classes(linker, model.labels)
         self._found = found
         self._labels = model.labels
         self._detector = ActionDetector(

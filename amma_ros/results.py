@@ -1,6 +1,6 @@
 """From the detector's messages to those that users read; the linker node and ``amma bag`` share this."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -99,6 +99,17 @@ class Results:
                 out.box = self._newest_boxes[tube.id]
             if tube.ended:
                 self._newest_boxes.pop(tube.id, None)
+
+
+def check_classes(settings: Mapping[str, Value], labels: Sequence[str]) -> None:
+    """Raises AmmaError where `classes` or `class_min_scores` name a class that the model lacks.
+
+    labels: the model's, empty while they are not known.
+    """
+    named = {*read_names(settings.get("classes", [])), *read_scores(settings.get("class_min_scores", []))}
+    strange = sorted(named - set(labels)) if labels else []
+    if strange:
+        raise AmmaError(f"there is no class '{strange[0]}'; the model knows {', '.join(labels)}")
 
 
 def read_names(words: list[str]) -> set[str]:

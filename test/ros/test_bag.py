@@ -192,6 +192,8 @@ def test_the_parameters_are_those_of_the_nodes(tmp_path, tiny_model, capsys):
     assert "did you mean 'min_score'?" in capsys.readouterr().err
     assert run(min_score=2) == 2
     assert "min_score is 2.0, but must be from 0.0 to 1.0" in capsys.readouterr().err
+    assert run(class_min_scores=["nod=0.5"]) == 2
+    assert "there is no class 'nod'; the model knows fall, push, wave" in capsys.readouterr().err
     assert run(min_score="high") == 2
     assert "min_score is 'high', but must be a double" in capsys.readouterr().err
 
