@@ -1,7 +1,7 @@
 """Detections drawn on frames."""
 
 import colorsys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 
 import cv2
@@ -11,23 +11,21 @@ from numpy.typing import NDArray
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 GOLDEN_RATIO = 0.618034
 CAPTION = "{label} {score:.2f} #{tube}"
-FORGET_AFTER = 30
-"""Frames after which the trail of a tube that is no longer seen is dropped."""
 
 
 class Annotator:
     """Draws boxes, captions and trails; one colour per tube, sizes that fit the image.
 
-    Remembers where each tube has been, so use one per stream and give it the frames in order.
+    Remembers where each tube has been, so use one per stream and give it the frames in order. The font is
+    OpenCV's: before OpenCV 5 it has no letters but ASCII's, and question marks stand for others.
     """
 
     def __init__(self, trail: int = 30, caption: str = CAPTION):
         self.trail = trail
-        """Frames that a trail goes back; 0 draws none."""
+        """Frames that a trail goes back at most, as long as its tube is in each; 0 draws none."""
         self.caption = caption
         """What is written at a box; the fields are ``label``, ``score`` and ``tube``. Nothing if empty."""
-        self._paths: dict[int, deque] = {}  # tube id -> (frame, x, y), newest last
-        self._frame = 0
+        self._paths: dict[int, deque] = {}  # tube id -> (x, y), newest last
 
     def draw(
         self,
@@ -60,21 +58,20 @@ class Annotator:
         return canvas
 
     def _follow(self, boxes: NDArray[np.float32], tubes: Sequence[int]) -> None:
-        self._frame += 1
-        centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-        for tube, (x, y) in zip(tubes, centres, strict=True):
-            path = self._paths.setdefault(tube, deque(maxlen=self.trail))
-            path.append((self._frame, round(float(x)), round(float(y))))
-        gone = [
-            tube for tube, path in self._paths.items() if not path or self._frame - path[-1][0] > FORGET_AFTER
-        ]
-        for tube in gone:
-            del self._paths[tube]
+        """Go on from the frame before. Where a tube was not in it, or several boxes have one id, as other
+        nodes give it, nobody knows which way it came."""
+        centres = ((boxes[:, :2] + boxes[:, 2:]) / 2).round().astype(np.int32)
+        alone = {tube for tube, count in Counter(tubes).items() if count == 1}
+        self._paths = {
+            tube: deque([*self._paths.get(tube, ()), centre], maxlen=self.trail)
+            for tube, centre in zip(tubes, centres, strict=True)
+            if tube in alone
+        }
 
     def _draw_trail(self, canvas: NDArray[np.uint8], tube: int, unit: int) -> None:
-        points = np.array([point[1:] for point in self._paths.get(tube, ())], np.int32).reshape(-1, 1, 2)
+        points = self._paths.get(tube, ())
         if len(points) > 1:
-            cv2.polylines(canvas, [points], False, colour(tube), unit, cv2.LINE_AA)
+            cv2.polylines(canvas, [np.array(points)], False, colour(tube), unit, cv2.LINE_AA)
 
 
 def colour(tube: int) -> tuple[int, int, int]:

@@ -65,7 +65,8 @@ class RerunView:
             ),
         )
         for name, score, tube in zip(names, frame.scores.tolist(), tubes, strict=True):
-            recording.log(f"score/{name}/{tube}", rerun.Scalars(score))
+            # As a list, of parts that Rerun escapes: names may hold spaces and slashes.
+            recording.log(["score", name, str(tube)], rerun.Scalars(score))
 
     def close(self) -> None:
         self._recording.flush()

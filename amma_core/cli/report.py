@@ -14,6 +14,7 @@ from pathlib import Path
 from amma_core.cli.evaluate import add_inputs, read_inputs
 from amma_core.errors import AmmaError
 from amma_core.evaluation.predictions import load_predictions
+from amma_core.files import written_whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,10 +37,12 @@ def run(arguments: argparse.Namespace) -> None:
 
     labels, videos, predictions = read_inputs(arguments)
     runs = {_name(arguments.predictions): predictions}
+    files = {Path(arguments.predictions).resolve()}
     for path in arguments.compare:
-        name = _name(path) if _name(path) not in runs else path
-        if name in runs:
+        if Path(path).resolve() in files:
             raise AmmaError(f"{path} is compared with itself: give each file once")
+        files.add(Path(path).resolve())
+        name = _name(path) if _name(path) not in runs else path
         runs[name] = load_predictions(path, videos, labels)
         if runs[name].frames is None:
             raise AmmaError(f"{path} holds no frames to compare")
@@ -53,10 +56,8 @@ def run(arguments: argparse.Namespace) -> None:
         timings=timings,
         commands=_commands(arguments),
     )
-    try:
-        Path(arguments.output).write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise AmmaError(f"{arguments.output} cannot be written: {error.strerror}") from error
+    with written_whole(Path(arguments.output)) as file:
+        file.write(page.encode())
     print(f"{arguments.output}: {len(page) / 1e6:.1f} MB")
 
 

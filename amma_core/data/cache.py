@@ -1,6 +1,7 @@
 """Videos decoded once, into files of raw frames that training maps into memory."""
 
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -37,8 +38,11 @@ class FrameCache:
         self._entries = _read_index(Path(folder))
         if not self._entries:
             raise AmmaError(f"no frame cache in {folder}: build it first")
-        files = {entry["frames"] for entry in self._entries.values()}
-        self._bytes = {file: np.memmap(Path(folder) / file, np.uint8, mode="r") for file in files}
+        ends: dict[str, int] = {}
+        for entry in self._entries.values():
+            end = entry["start"] + math.prod(entry["shape"])
+            ends[entry["frames"]] = max(end, ends.get(entry["frames"], 0))
+        self._bytes = {file: _mapped(Path(folder) / file, end) for file, end in ends.items()}
 
     def __contains__(self, name: str) -> bool:
         return name in self._entries
@@ -81,6 +85,15 @@ def read_frames(path: Path, max_side: int | None = None) -> Frames:
     return np.stack([_shrunk(frame, max_side) for frame, _ in VideoReader(path)])
 
 
+def _mapped(path: Path, size: int) -> Frames:
+    try:
+        return np.memmap(path, np.uint8, mode="r", shape=(size,))
+    except (OSError, ValueError):  # there is no such file, or it is shorter
+        raise AmmaError(
+            f"{path} is missing or damaged; delete the folder {path.parent}, and it is made anew"
+        ) from None
+
+
 def _origin(file: Path, max_side: int | None) -> list[int | None]:
     """What a video's frames are made from, as the index holds it."""
     try:
@@ -96,6 +109,10 @@ def _read_index(folder: Path) -> dict[str, dict]:
         return json.loads((folder / INDEX_FILE).read_text())["entries"]
     except (FileNotFoundError, KeyError):
         return {}
+    except ValueError as error:
+        raise AmmaError(
+            f"{folder / INDEX_FILE} is damaged ({error}); delete the folder {folder}, and it is made anew"
+        ) from None
 
 
 def _write_frames(folder: Path, videos: Mapping[str, Path], max_side: int | None) -> dict[str, dict]:

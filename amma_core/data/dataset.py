@@ -12,6 +12,7 @@ boxes are pixels, 0-based, with both corners inside the box.
 """
 
 import json
+import math
 import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,7 +112,7 @@ def _load_json(path: Path) -> Dataset:
     try:
         content = json.loads(path.read_text())
         labels, entries, splits = content["labels"], content["videos"], content["splits"]
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # besides faults of JSON and of Unicode, whole numbers that never end
         raise AmmaError(f"{path} is not JSON: {error}") from error
     except (KeyError, TypeError) as error:
         raise AmmaError(f"{path} is not a data set: it needs labels, videos and splits") from error
@@ -127,7 +128,7 @@ def _load_json(path: Path) -> Dataset:
             for tube in entry["tubes"]:
                 if tube["label"] not in index:
                     raise ValueError(f"label {tube['label']!r} is not among the labels")
-            video = Video(
+            videos[name] = Video(
                 name,
                 path.parent / entry.get("file", name),
                 int(entry["frames"]),
@@ -136,13 +137,11 @@ def _load_json(path: Path) -> Dataset:
                 float(entry["fps"]),
                 [ActionTube(index[tube["label"]], _boxes(tube["boxes"])) for tube in entry["tubes"]],
             )
-            _check(video)
         except KeyError as error:
             raise AmmaError(f"{path}: video {name!r}: there is no key {error}") from error
-        except (AttributeError, TypeError, ValueError) as error:
+        except (AttributeError, OverflowError, TypeError, ValueError) as error:
             raise AmmaError(f"{path}: video {name!r}: {error}") from error
-        videos[name] = video
-    return _checked_splits(path, Dataset(labels, videos, splits))
+    return _checked(path, Dataset(labels, videos, splits))
 
 
 def _load_pickle(path: Path) -> Dataset:
@@ -168,6 +167,7 @@ def _load_pickle(path: Path) -> Dataset:
             ]
             file = path.parent / folder / name
             videos[name] = Video(name, file, int(frames), width, height, fps, annotated)
+        return _checked(path, Dataset(list(labels), videos, splits))
     except AmmaError:
         raise
     except KeyError as error:
@@ -175,7 +175,6 @@ def _load_pickle(path: Path) -> Dataset:
     # A broken pickle can raise nearly anything while it is read.
     except Exception as error:
         raise AmmaError(f"{path} cannot be read as a ground-truth pickle: {error}") from error
-    return _checked_splits(path, Dataset(list(labels), videos, splits))
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -201,19 +200,16 @@ def _boxes(rows) -> NDArray[np.float64]:
     return boxes
 
 
-def _check(video: Video) -> None:
-    if min(video.frames, video.width, video.height) < 1 or not video.fps > 0:
-        raise ValueError("frames, width, height and fps must be positive")
-    for tube in video.tubes:
-        first, last = tube.boxes[[0, -1], 0]
-        if first < 1 or last > video.frames:
-            raise ValueError(f"a tube lasts from frame {first:.0f} to {last:.0f} of {video.frames}")
-        wrong = (tube.boxes[:, 3:] < tube.boxes[:, 1:3]).any(1)
-        if wrong.any():
-            raise ValueError(f"the box of frame {tube.boxes[wrong.argmax(), 0]:.0f} has x2 < x1 or y2 < y1")
-
-
-def _checked_splits(path: Path, dataset: Dataset) -> Dataset:
+def _checked(path: Path, dataset: Dataset) -> Dataset:
+    labels = dataset.labels
+    if len(set(labels)) < len(labels):
+        twice = next(label for label in labels if labels.count(label) > 1)
+        raise AmmaError(f"{path}: label {twice!r} stands twice among the labels; give each class one name")
+    for video in dataset.videos.values():
+        try:
+            _check_video(video, len(labels))
+        except ValueError as error:
+            raise AmmaError(f"{path}: video {video.name!r}: {error}") from error
     for split, names in dataset.splits.items():
         unknown = [name for name in names if name not in dataset.videos]
         if unknown:
@@ -221,3 +217,17 @@ def _checked_splits(path: Path, dataset: Dataset) -> Dataset:
         if len(set(names)) < len(names):
             raise AmmaError(f"{path}: split {split!r} names a video twice")
     return dataset
+
+
+def _check_video(video: Video, labels: int) -> None:
+    if min(video.frames, video.width, video.height) < 1 or not 0 < video.fps < math.inf:
+        raise ValueError("frames, width, height and fps must be positive and finite")
+    for tube in video.tubes:
+        if not 0 <= tube.label < labels:
+            raise ValueError(f"a tube has the label {tube.label}, but the labels are 0 to {labels - 1}")
+        first, last = tube.boxes[[0, -1], 0]
+        if first < 1 or last > video.frames:
+            raise ValueError(f"a tube lasts from frame {first:.0f} to {last:.0f} of {video.frames}")
+        wrong = (tube.boxes[:, 3:] < tube.boxes[:, 1:3]).any(1)
+        if wrong.any():
+            raise ValueError(f"the box of frame {tube.boxes[wrong.argmax(), 0]:.0f} has x2 < x1 or y2 < y1")

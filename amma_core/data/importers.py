@@ -28,21 +28,34 @@ def from_cvat(
     tubes as well. Boxes between key frames are on straight lines. The share `test` of the videos, drawn by
     `seed`, becomes the split ``test1``, the rest ``train1``.
 
-    Raises AmmaError, naming the file, for what is not such a dump or names a video that is not there.
+    Raises AmmaError, naming the file, for what is not such a dump, names a video that is not there or has a
+    box beside the picture; for two files that annotate one video; and where there is no tube in any file.
     """
-    found: dict[str, tuple[Path, list[tuple[str, NDArray]]]] = {}
+    if not 0 <= test <= 1:
+        raise AmmaError(f"the share of the videos to test on is {test:g}, but must be between 0 and 1")
+    sources: dict[str, Path] = {}
+    found: dict[str, list[tuple[str, NDArray]]] = {}
     for file in files:
-        path, tubes = _read_cvat(Path(file), Path(videos), attribute)
-        if path.name in found:
-            raise AmmaError(f"{file}: {path.name} has been annotated by an earlier file already")
-        found[path.name] = (path, tubes)
+        name, tubes = _read_cvat(Path(file), Path(videos), attribute)
+        if name in found:
+            raise AmmaError(f"{sources[name]} and {file} annotate the same video, {name}: give one of them")
+        sources[name], found[name] = Path(file), tubes
     if not found:
         raise AmmaError("no annotations were given: export them from CVAT as 'CVAT for video 1.1'")
-    labels = sorted({label for _, tubes in found.values() for label, _ in tubes})
+    labels = sorted({label for tubes in found.values() for label, _ in tubes})
     entries = {
-        name: _video(name, path, [ActionTube(labels.index(label), boxes) for label, boxes in tubes])
-        for name, (path, tubes) in found.items()
+        name: _video(
+            name, Path(videos) / name, [ActionTube(labels.index(label), boxes) for label, boxes in tubes]
+        )
+        for name, tubes in found.items()
     }
+    if not any(video.tubes for video in entries.values()):
+        where, *more = sources.values()
+        named = "" if attribute is None else f" with the attribute {attribute!r}"
+        raise AmmaError(
+            f"{where}{f' and {len(more)} more files' if more else ''}: there is no track{named} within the "
+            "videos; annotate each action as a track in CVAT"
+        )
     names = sorted(entries)
     drawn = np.random.default_rng(seed).permutation(len(names))[: round(test * len(names))]
     testing = [names[i] for i in sorted(drawn)]
@@ -50,7 +63,8 @@ def from_cvat(
     return Dataset(labels, entries, splits)
 
 
-def _read_cvat(file: Path, videos: Path, attribute: str | None) -> tuple[Path, list[tuple[str, NDArray]]]:
+def _read_cvat(file: Path, videos: Path, attribute: str | None) -> tuple[str, list[tuple[str, NDArray]]]:
+    """The video's path in the folder `videos`, and its labels and boxes."""
     try:
         root = ElementTree.parse(file).getroot()
     except (OSError, ElementTree.ParseError) as error:
@@ -58,15 +72,14 @@ def _read_cvat(file: Path, videos: Path, attribute: str | None) -> tuple[Path, l
     source = next(root.iter("source"), None)
     if root.tag != "annotations" or source is None or not source.text:
         raise AmmaError(f"{file} is not a dump of one video in the format 'CVAT for video 1.1'")
-    path = videos / source.text
-    if not path.exists():
+    if not (videos / source.text).exists():
         raise AmmaError(f"{file} annotates {source.text}, but there is no such video in {videos}")
     tubes = []
     for track in root.iter("track"):
         boxes = [_box(box, track.get("label", ""), attribute, file) for box in track.iter("box")]
         for label, rows in _runs(sorted(boxes, key=lambda box: box[1][0])):
             tubes.append((label, _interpolated(np.array(rows))))
-    return path, tubes
+    return Path(source.text).as_posix(), tubes
 
 
 def _box(box: ElementTree.Element, label: str, attribute: str | None, file: Path) -> tuple[str | None, list]:
@@ -113,7 +126,7 @@ def from_puppet_masks(folder: Path) -> Dataset:
     """JHMDB as its authors give it: `folder` holds ``puppet_mask``, ``splits`` and ``ReCompress_Videos``.
 
     Boxes are the tight boxes of the masks; frames whose mask is empty have none.
-    Raises AmmaError, naming what is missing. Needs scipy, for MATLAB's files.
+    Raises AmmaError, naming what is missing or lies beside the picture. Needs scipy, for MATLAB's files.
     """
     try:
         from scipy.io import loadmat
@@ -138,9 +151,9 @@ def from_puppet_masks(folder: Path) -> Dataset:
 
 
 def _mask_boxes(masks: NDArray) -> NDArray[np.float64]:
-    """(H, W, n) masks -> (m, 5) frame and tight box of those that are not empty."""
+    """(H, W, n) masks, or the (H, W) of one frame -> (m, 5) frame and tight box of those not empty."""
     rows = []
-    for number, mask in enumerate(np.moveaxis(masks > 0, -1, 0), 1):
+    for number, mask in enumerate(np.moveaxis(np.atleast_3d(masks) > 0, -1, 0), 1):
         y, x = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         if len(y):
             rows.append([number, x[0], y[0], x[-1], y[-1]])
@@ -151,7 +164,10 @@ def _jhmdb_splits(folder: Path, videos: dict[str, Video]) -> dict[str, list[str]
     """Files CLASS_test_splitN.txt of lines "CLIP.avi M": M is 1 in training and 2 in test, 0 in neither."""
     splits: dict[str, list[str]] = {}
     for file in sorted(folder.glob("*_test_split*.txt")):
-        label, number = re.fullmatch(r"(.+)_test_split(\d+)", file.stem).groups()
+        named = re.fullmatch(r"([^.].*)_test_split(\d+)", file.stem)
+        if named is None:  # CLASS_test_split1_old.txt, or an unpacker's ._CLASS_test_split1.txt
+            continue
+        label, number = named.groups()
         for line in file.read_text().split("\n"):
             clip, _, part = line.strip().rpartition(" ")
             name = f"{label}/{Path(clip.strip()).stem}"
@@ -170,6 +186,12 @@ def _video(name: str, path: Path, tubes: list[ActionTube]) -> Video:
     kept = []
     for tube in tubes:
         boxes = tube.boxes[tube.boxes[:, 0] <= frames]
+        beside = (boxes[:, 1:3] >= [width, height]).any(1) | (boxes[:, 3:] <= -1).any(1)
+        if beside.any():
+            raise AmmaError(
+                f"{path}: the box of frame {boxes[beside.argmax(), 0]:.0f} lies beside the picture of "
+                f"{width}x{height}; mend the annotation, or give the video that was annotated"
+            )
         boxes = np.column_stack([boxes[:, 0], np.clip(boxes[:, 1:], 0, [width - 1, height - 1] * 2)])
         if len(boxes):
             kept.append(ActionTube(tube.label, boxes))

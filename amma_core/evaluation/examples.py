@@ -14,6 +14,8 @@ from amma_core.evaluation.curves import ERRORS
 from amma_core.video import VideoReader
 
 RIGHT, WRONG = (80, 175, 40), (40, 40, 220)  # BGR
+SHOWN_WIDTH = 480
+"""Pixels: twice what the report's columns are wide, for fine screens."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +24,7 @@ class Example:
     """One of ``ERRORS``."""
     caption: str
     image: bytes
-    """JPEG: the wrong box in red, the true ones of the frame in green."""
+    """JPEG of at most SHOWN_WIDTH: the wrong box in red, the true ones of the frame in green."""
 
 
 def worst_errors(
@@ -62,7 +64,7 @@ def examples(
         _draw(image, detections[row, 4:], WRONG)
         doing = " and ".join(sorted({labels[int(one)] for one in here[:, 2]})) or "nothing"
         caption = f"{labels[label]} {detections[row, 3]:.2f}, true: {doing} ({video.name}, frame {frame})"
-        done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 85])
+        done, data = cv2.imencode(".jpg", _shown(image), [cv2.IMWRITE_JPEG_QUALITY, 85])
         if done:
             found.append(Example(kind, caption, data.tobytes()))
     return found
@@ -74,6 +76,14 @@ def _frame(video: Video, number: int) -> NDArray[np.uint8] | None:
     except AmmaError:
         return None
     return image
+
+
+def _shown(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    height, width = image.shape[:2]
+    if width <= SHOWN_WIDTH:
+        return image
+    size = (SHOWN_WIDTH, max(1, round(height * SHOWN_WIDTH / width)))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
 def _draw(image: NDArray[np.uint8], box: NDArray, colour: tuple[int, int, int]) -> None:

@@ -26,6 +26,7 @@ FPS = "#d62728"
 _STYLE = {
     "svg.fonttype": "none",  # letters stay letters: smaller, sharp, and searchable
     "svg.hashsalt": "amma",  # the same input gives the same page
+    "text.parse_math": False,  # a $ in the name of a class is a $
     "font.family": "sans-serif",
     "font.size": 9,
     "axes.spines.top": False,
@@ -120,7 +121,8 @@ def errors(runs: dict[str, dict]) -> str:
                     axes.annotate(
                         name, (x, 0), (0, -3), textcoords="offset points", ha="center", va="top", fontsize=6
                     )
-        axes.set_xticks(np.arange(len(KINDS)), [f"$E_{kind}$ {name}" for kind, (name, _) in KINDS.items()])
+        names = [f"$E_{kind}$ {name}" for kind, (name, _) in KINDS.items()]
+        axes.set_xticks(np.arange(len(KINDS)), names, parse_math=True)
         axes.tick_params(axis="x", pad=12 if len(runs) > 1 else 4, length=0)
         axes.set_ylabel("lost frame-mAP, points")
         axes.grid(axis="x", visible=False)

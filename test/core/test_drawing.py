@@ -63,10 +63,27 @@ def test_trails_follow_a_tube_and_are_forgotten():
     for step in range(10):
         drawn = draw((320, 240), [[20 + 20 * step, 100, 60 + 20 * step, 180]], tubes=[3], annotator=annotator)
     assert np.allclose(drawn[140, 100], colour(3), atol=30)  # a thin line is blended with what is under it
-    for _ in range(31):
-        drawn = draw((320, 240), [], annotator=annotator)
+    drawn = draw((320, 240), [], annotator=annotator)
     assert annotator._paths == {}
     assert (drawn == GREY).all()
+
+
+@pytest.mark.parametrize("between", [[], [[150, 150, 170, 190]] * 2])
+def test_no_trail_leads_across_a_gap_or_through_boxes_of_one_id(between):
+    annotator = Annotator(trail=30, caption="")
+    box = np.array([10, 10, 50, 50])
+    for step in range(3):
+        draw((320, 240), [box + 2 * step], tubes=[3], annotator=annotator)
+    draw((320, 240), between, tubes=[3] * len(between), annotator=annotator)
+    drawn = draw((320, 240), [box + 180], tubes=[3], annotator=annotator)
+    assert np.array_equal(drawn, draw((320, 240), [box + 180], tubes=[3], annotator=Annotator(caption="")))
+
+
+def test_boxes_of_one_id_in_one_frame_have_no_trail():
+    annotator, boxes = Annotator(caption=""), [[10, 10, 50, 50], [200, 150, 240, 190]]
+    for _ in range(2):
+        drawn = draw((320, 240), boxes, tubes=[3, 3], annotator=annotator)
+    assert (drawn[60:140, 60:190] == GREY).all()
 
 
 def test_a_trail_of_no_length_is_not_drawn():

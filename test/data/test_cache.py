@@ -133,6 +133,19 @@ def test_what_a_killed_build_has_left_is_removed_but_not_what_another_run_writes
     assert at_work.exists()
 
 
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [("frames-*.u8", b""), ("frames-*.u8", b"cut short"), (INDEX_FILE, b""), (INDEX_FILE, b"{")],
+)
+def test_a_damaged_cache_says_so(videos, tmp_path, file, content):
+    folder = tmp_path / "cache"
+    open_or_build(folder, videos)
+    (path,) = folder.glob(file)
+    path.write_bytes(content)
+    with pytest.raises(AmmaError, match=rf"{path.name} is .*damaged.*; delete the folder .*cache"):
+        open_or_build(folder, videos)
+
+
 def test_what_is_no_video_is_named(tmp_path):
     with pytest.raises(AmmaError, match=r"none\.avi"):
         open_or_build(tmp_path / "cache", {"none": tmp_path / "none.avi"})

@@ -75,7 +75,10 @@ def test_what_is_saved_is_read_again(tmp_path):
         ({"tubes": [{"label": "run", "boxes": [[5, 0, 0, 1, 1]]}]}, "frame 5 to 5 of 4"),
         ({"tubes": [{"label": "run", "boxes": [[1, 5, 0, 4, 1]]}]}, "box of frame 1 has x2 < x1"),
         ({"tubes": [{"label": "run"}]}, "no key 'boxes'"),
+        ({"tubes": [{"label": "run", "boxes": [[1, 0, 0, 10**400, 1]]}]}, "too large"),
         ({"frames": 0}, "must be positive"),
+        ({"frames": float("inf")}, "infinity"),
+        ({"fps": float("inf")}, "must be positive and finite"),
         ({"fps": "fast"}, "could not convert"),
     ],
 )
@@ -97,13 +100,16 @@ def test_faults_of_the_whole_file_are_named(tmp_path):
         load_dataset(written(tmp_path, {**native(), "splits": {"test1": "b"}}))
     with pytest.raises(AmmaError, match="labels must be a list of names"):
         load_dataset(written(tmp_path, {**native(), "labels": [["run"]]}))
+    with pytest.raises(AmmaError, match="label 'run' stands twice"):
+        load_dataset(written(tmp_path, {**native(), "labels": ["run", "wave", "run"]}))
     with pytest.raises(AmmaError, match="'test1' names 'c', which is not among the videos"):
         load_dataset(written(tmp_path, {**native(), "splits": {"test1": ["c"]}}))
     with pytest.raises(AmmaError, match="'test1' names a video twice"):
         load_dataset(written(tmp_path, {**native(), "splits": {"test1": ["b", "b"]}}))
-    (tmp_path / "annotations.json").write_text("{")
-    with pytest.raises(AmmaError, match="is not JSON"):
-        load_dataset(tmp_path)
+    for content in ("{", "9" * 5000):
+        (tmp_path / "annotations.json").write_text(content)
+        with pytest.raises(AmmaError, match="is not JSON"):
+            load_dataset(tmp_path)
 
 
 def ground_truth_pickle(splits):
@@ -167,6 +173,25 @@ def test_no_pickle_runs_code(tmp_path, monkeypatch):
 def test_broken_pickles_are_named(tmp_path, content):
     (tmp_path / "gt.pkl").write_bytes(content)
     with pytest.raises(AmmaError, match=r"gt\.pkl.*pickle"):
+        load_dataset(tmp_path / "gt.pkl")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": ["wave", "wave"]}, "label 'wave' stands twice"),
+        ({"gttubes": {"run/a": {2: [[[1, 0, 0, 9, 9]]]}}}, "'run/a': a tube has the label 2, but .* 0 to 1"),
+        ({"gttubes": {"run/a": {-1: [[[1, 0, 0, 9, 9]]]}}}, "'run/a': a tube has the label -1"),
+        ({"gttubes": {"run/a": {0: [[[3, 0, 0, 9, 9]]]}}}, "'run/a': a tube lasts from frame 3 to 3 of 2"),
+        ({"gttubes": {"run/a": {0: [[[1, 9, 0, 0, 9]]]}}}, "'run/a': the box of frame 1 has x2 < x1"),
+        ({"test_videos": [[["wave/b"]]]}, "cannot be read as a ground-truth pickle"),
+    ],
+)
+def test_faults_in_pickles_are_named(tmp_path, changes, message):
+    content = ground_truth_pickle(1)
+    tubes = {**content["gttubes"], **changes.get("gttubes", {})}
+    (tmp_path / "gt.pkl").write_bytes(pickle.dumps({**content, **changes, "gttubes": tubes}))
+    with pytest.raises(AmmaError, match=rf"gt\.pkl.*{message}"):
         load_dataset(tmp_path / "gt.pkl")
 
 

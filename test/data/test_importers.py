@@ -1,5 +1,6 @@
 import json
 import pickle
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -107,31 +108,67 @@ def test_cvat_mistakes_are_named(tmp_path):
         ("<other/>", "not a dump of one video"),
         (cvat("", source="b.avi"), r"annotates b\.avi, but there is no such video"),
         (cvat('<track label="walk"><box frame="x"/></track>'), "box of track 'walk' lacks a number"),
+        (cvat(""), r"a\.xml: there is no track within the videos; annotate each action"),
+        (cvat(f'<track label="walk">{box(90, 1.0)}</track>'), "no track within the videos"),
+        (
+            cvat(f'<track label="walk">{box(2, 64.0)}</track>'),
+            r"a\.avi: the box of frame 3 lies beside .*64x48",
+        ),
+        (cvat(f'<track label="walk">{box(2, -20.0)}</track>'), "lies beside the picture"),
     ):
         file.write_text(content)
         with pytest.raises(AmmaError, match=message):
             from_cvat([file], tmp_path)
     with pytest.raises(AmmaError, match="no annotations were given"):
         from_cvat([], tmp_path)
-    file.write_text(cvat(""))
-    with pytest.raises(AmmaError, match="annotated by an earlier file"):
-        from_cvat([file, file], tmp_path)
+    file.write_text(cvat(f'<track label="walk">{box(0, 1.0)}</track>'))
+    with pytest.raises(AmmaError, match="no track with the attribute 'action'"):
+        from_cvat([file], tmp_path, attribute="action")
+    again = tmp_path / "b.xml"
+    again.write_text(cvat("", source="./a.avi"))
+    with pytest.raises(AmmaError, match=r"a\.xml and .*b\.xml annotate the same video, a\.avi"):
+        from_cvat([file, again], tmp_path)
+
+
+def test_cvat_videos_of_one_name_in_two_folders_are_told_apart(tmp_path):
+    for folder in ("left", "right"):
+        write_video(tmp_path / folder / "a.avi")
+        track = f'<track label="{folder}">{box(0, 1.0)}</track>'
+        (tmp_path / f"{folder}.xml").write_text(cvat(track, source=f"{folder}/a.avi"))
+    dataset = from_cvat([tmp_path / "left.xml", tmp_path / "right.xml"], tmp_path)
+    assert {name: video.file for name, video in dataset.videos.items()} == {
+        f"{folder}/a.avi": tmp_path / folder / "a.avi" for folder in ("left", "right")
+    }
+
+
+@pytest.mark.parametrize("share", ["20", "-0.1", "nan"])
+def test_the_share_of_the_test_is_checked(tmp_path, capsys, share):
+    output = str(tmp_path / "annotations.json")
+    assert main(["import-dataset", "cvat", "a.xml", "--output", output, f"--test={share}"]) == 2
+    assert f"test on is {share}, but must be between 0 and 1" in capsys.readouterr().err
+
+
+def write_puppet_mask(folder: Path, label: str, clip: str, masks: np.ndarray, frames: int = 4) -> None:
+    scipy_io = pytest.importorskip("scipy.io")
+    write_video(folder / "ReCompress_Videos" / label / f"{clip}.avi", frames)
+    place = folder / "puppet_mask" / label / clip
+    place.mkdir(parents=True)
+    scipy_io.savemat(place / "puppet_mask.mat", {"part_mask": masks})
 
 
 def test_puppet_masks(tmp_path):
-    scipy_io = pytest.importorskip("scipy.io")
     clips = [("catch", "one", 1), ("catch", "two", 2), ("wave", "three", 1), ("wave", "four", 0)]
     (tmp_path / "splits").mkdir()
     for label, clip, part in clips:
-        write_video(tmp_path / "ReCompress_Videos" / label / f"{clip}.avi", frames=4)
         masks = np.zeros((48, 64, 3), np.uint8)
         masks[10:20, 30:41, 0] = 1
         masks[11, 31, 2] = 1
-        folder = tmp_path / "puppet_mask" / label / clip
-        folder.mkdir(parents=True)
-        scipy_io.savemat(folder / "puppet_mask.mat", {"part_mask": masks})
+        write_puppet_mask(tmp_path, label, clip, masks)
         with open(tmp_path / "splits" / f"{label}_test_split1.txt", "a") as file:
             file.write(f"{clip}.avi {part} \n")
+    # What unpackers and editors leave is no split.
+    (tmp_path / "splits" / "._catch_test_split1.txt").write_bytes(b"\0\x05\x16\x07\xff")
+    (tmp_path / "splits" / "catch_test_split1_old.txt").write_text("one.avi 2\n")
     dataset = from_puppet_masks(tmp_path)
     assert dataset.labels == ["catch", "wave"]
     assert dataset.splits == {"train1": ["catch/one", "wave/three"], "test1": ["catch/two"]}
@@ -140,6 +177,24 @@ def test_puppet_masks(tmp_path):
     # The mask of frame 2 is empty; corners are inside.
     assert video.tubes[0].boxes.tolist() == [[1, 30, 10, 40, 19], [3, 31, 11, 31, 11]]
     assert video.tubes[0].label == 1
+
+
+def test_a_puppet_mask_of_one_frame_has_no_third_axis(tmp_path):
+    masks = np.zeros((48, 64), np.uint8)
+    masks[10:20, 30:41] = 1
+    write_puppet_mask(tmp_path, "catch", "one", masks, frames=1)
+    (tmp_path / "splits").mkdir()
+    (tmp_path / "splits" / "catch_test_split1.txt").write_text("one.avi 1\n")
+    (tube,) = from_puppet_masks(tmp_path).videos["catch/one"].tubes
+    assert tube.boxes.tolist() == [[1, 30, 10, 40, 19]]
+
+
+def test_an_output_that_cannot_be_written_is_named(tmp_path, capsys):
+    write_video(tmp_path / "a.avi")
+    (tmp_path / "a.xml").write_text(cvat(f'<track label="walk">{box(0, 1.0)}</track>'))
+    source = ["import-dataset", "cvat", str(tmp_path / "a.xml"), "--videos", str(tmp_path)]
+    assert main([*source, "--output", str(tmp_path / "none" / "annotations.json")]) == 2
+    assert "annotations.json cannot be written" in capsys.readouterr().err
 
 
 def test_pickle_command(tmp_path, capsys):
