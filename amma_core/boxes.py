@@ -53,7 +53,8 @@ def tubelet_nms(
 
     The best tubelet of a class is kept and those of its class whose mean IoU with it exceeds
     ``threshold`` go; then the best of the rest, until ``top`` are kept. All classes take each of these
-    turns together. Of equal scores the earlier tubelet goes first.
+    turns together. Of equal scores the earlier tubelet goes first. Empty boxes overlap nothing, so tubelets
+    of these, as an untrained network gives them, all stay.
 
     boxes: (N, K, 4); labels: (N,); scores: (N,).
     Returns the indices of the kept ones, ordered by class, then by falling score.

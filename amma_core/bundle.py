@@ -6,6 +6,7 @@ my_model/
     README.md            the model card
 """
 
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ import yaml
 
 from amma_core.config import NetworkConfig
 from amma_core.errors import AmmaError
-from amma_core.files import written_whole
+from amma_core.files import make_folder, written_whole
 
 if TYPE_CHECKING:
     from amma_core.network import Amma
@@ -43,7 +44,7 @@ class Bundle:
 
     @property
     def name(self) -> str:
-        return self.path.name
+        return Path(os.path.abspath(self.path)).name  # a path like . has none of its own
 
     def build(self) -> "Amma":
         """The network with its weights, in evaluation mode, on the CPU.
@@ -85,12 +86,17 @@ def load(model: str | Path) -> Bundle:
     """
     path = find(model)
     config = path / CONFIG
-    values = _read_yaml(config)
+    bundle = _parse(path, _read_yaml(config))
+    if bundle.trained and not (path / WEIGHTS).is_file():
+        raise AmmaError(f"{path}: {WEIGHTS} is missing; copy the whole folder of the model")
+    return bundle
+
+
+def _parse(path: Path, values: dict) -> Bundle:
+    """The bundle that a configuration describes. Raises AmmaError for what is missing or wrong in it."""
+    config = path / CONFIG
     labels = values.get("labels")
-    if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
-        raise AmmaError(
-            f"{config}: labels is missing; it must be the list of class names, in the order of training"
-        )
+    _check_labels(config, labels)
     if not isinstance(values.get("network"), dict):
         raise AmmaError(
             f"{config}: network is missing; it must hold the network's settings, backbone for instance"
@@ -101,20 +107,41 @@ def load(model: str | Path) -> Bundle:
             f"{config}: there are {len(labels)} labels, but network says num_classes: {network.num_classes}"
         )
     fps = values.get("fps", 30.0)
-    if not isinstance(fps, (int, float)) or not fps > 0:
+    if type(fps) not in (int, float) or not 0 < fps < math.inf:
         raise AmmaError(f"{config}: fps is {fps!r}, but must be a positive number")
     trained = values.get("trained", True)
-    if trained and not (path / WEIGHTS).is_file():
-        raise AmmaError(f"{path}: {WEIGHTS} is missing; copy the whole folder of the model")
+    if not isinstance(trained, bool):
+        raise AmmaError(f"{config}: trained is {trained!r}, but must be true or false")
+    records = {name: values.get(name) or {} for name in ("training", "metrics")}
+    for name, record in records.items():
+        if not isinstance(record, dict):
+            raise AmmaError(f"{config}: {name} is {record!r}, but must be a mapping; it may be left out")
     return Bundle(
         path=path,
         labels=tuple(labels),
         network=network,
         fps=float(fps),
-        trained=bool(trained),
-        training=values.get("training") or {},
-        metrics=values.get("metrics") or {},
+        trained=trained,
+        **records,
     )
+
+
+def _check_labels(config: Path, labels: object) -> None:
+    if not isinstance(labels, list) or not labels:
+        raise AmmaError(
+            f"{config}: labels is missing; it must be the list of class names, in the order of training"
+        )
+    for label in labels:
+        if not isinstance(label, str):
+            # YAML has words for true and false.
+            raise AmmaError(
+                f"{config}: one of the labels is {label!r}, which is no text; words like no and on, and "
+                "numbers, must stand in quotes"
+            )
+        if not label.strip():
+            raise AmmaError(f"{config}: one of the labels is blank; give each class a name")
+        if labels.count(label) > 1:
+            raise AmmaError(f"{config}: the label {label!r} stands there twice; give each class its own name")
 
 
 def save(
@@ -128,17 +155,23 @@ def save(
 ) -> Bundle:
     """Write a bundle; matrices in half precision, vectors (statistics, biases) in full.
 
-    Each file appears whole or not at all.
+    Each file appears whole or not at all. Raises AmmaError, with nothing written, for weights that are not
+    finite, labels that are none, or a folder that cannot be made.
     """
     import torch
     from safetensors.torch import save as to_bytes
 
-    path = Path(path)
-    path.mkdir(parents=True, exist_ok=True)
+    path = Path(path).expanduser()
     tensors = {
         name: tensor.detach().cpu().to(torch.float16 if tensor.ndim > 1 else tensor.dtype).contiguous()
         for name, tensor in network.state_dict().items()
     }
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise AmmaError(
+                f"{path} is not written, as {name} holds values that are not finite or too large for half "
+                "precision; train the network with a lower rate"
+            )
     settings = {
         "labels": list(labels),
         "fps": float(fps),
@@ -146,23 +179,27 @@ def save(
         "training": dict(training or {}),
         "metrics": dict(metrics or {}),
     }
+    made = _parse(path, settings)
+    # Both before either is written: what cannot be written down must not tear the model that is there.
+    weights, config = to_bytes(tensors), yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    make_folder(path)
     with written_whole(path / WEIGHTS) as file:
-        file.write(to_bytes(tensors))
+        file.write(weights)
     with written_whole(path / CONFIG) as file:
-        file.write(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).encode())
-    return load(path)
+        file.write(config.encode())
+    return made
 
 
 def find(model: str | Path) -> Path:
-    """The folder of a model: a path, or the name of a shipped one. Raises AmmaError if there is none."""
+    """The folder of a model: a path, or the name of a shipped one. Raises AmmaError if there is none.
+
+    A file or folder that is no model does not hide a shipped one of its name.
+    """
     try:
         path = Path(model).expanduser()
         if (path / CONFIG).is_file():
             return path
-        if path.is_file():
-            raise AmmaError(f"{path} is a file, but a model is a folder with {CONFIG} and {WEIGHTS} in it")
-        if path.is_dir():
-            raise AmmaError(f"{path}: {CONFIG} is missing, so this folder is no model")
+        is_file, is_folder = path.is_file(), path.is_dir()
     except (OSError, RuntimeError, ValueError) as error:  # no such user, too long, no permission, a null byte
         raise AmmaError(f"a model's folder cannot be looked for at {str(model)!r}: {error}") from None
     shipped = {
@@ -172,6 +209,10 @@ def find(model: str | Path) -> Path:
     }
     if str(model) in shipped:
         return shipped[str(model)]
+    if is_file:
+        raise AmmaError(f"{path} is a file, but a model is a folder with {CONFIG} and {WEIGHTS} in it")
+    if is_folder:
+        raise AmmaError(f"{path}: {CONFIG} is missing, so this folder is no model")
     names = ", ".join(sorted(shipped)) or "none"
     raise AmmaError(
         f"there is no model {str(model)!r}; give the path of a model's folder or a shipped one ({names})"
@@ -194,6 +235,8 @@ def _read_yaml(path: Path) -> dict:
         raise AmmaError(f"{path} cannot be read: {error}") from None
     except yaml.YAMLError as error:
         raise AmmaError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise AmmaError(f"{path} is nested too deeply to be a model's configuration") from None
     if not isinstance(values, dict):
         raise AmmaError(f"{path} holds no settings; it must be a mapping with labels and network in it")
     return values

@@ -83,6 +83,7 @@ class ClipAssembler:
         """Frames of the whole run that had been added, but were dropped with a skipped one."""
         self.cut = ""
         """Why the last stream ended that did not end by itself."""
+        self._span = length  # frames from one clip to the next, those passed over too
         self._begin()
 
     def _begin(self) -> None:
@@ -95,7 +96,6 @@ class ClipAssembler:
         self._due: int | None = None  # stamp around which the next frame is wanted
         self._passed_over: tuple | None = None  # image, number, stamp of the newest frame, if nobody wants it
         self._made = 0  # clips of this stream
-        self._span = self.length  # frames from one clip to the next, passed over ones too
         self._answered = False
         self._settled: list[tuple[int, int]] = []  # number, stamp of the frames without an answer
 

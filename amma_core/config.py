@@ -4,7 +4,7 @@ Kept apart from the network itself, so that reading a model's labels does not lo
 """
 
 import math
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 
 from amma_core.errors import AmmaError
 
@@ -62,10 +62,6 @@ class NetworkConfig:
         """Side of the output maps in cells: one cell is R = 8 input pixels."""
         return self.input_size // 8
 
-    def released(self) -> "NetworkConfig":
-        """The same network in the variant that the authors' published weights were trained in."""
-        return replace(self, clip_length=5, upsample="nearest", add_key_movement=True)
-
     def to_dict(self) -> dict:
         return asdict(self)
 
@@ -76,7 +72,7 @@ class NetworkConfig:
         Raises AmmaError for unknown, missing or unfit values.
         """
         known = {f.name: f.type for f in fields(cls)}
-        unknown = sorted(set(values) - set(known))
+        unknown = sorted(set(values) - set(known), key=str)
         if unknown:
             raise AmmaError(f"{where}: unknown network setting {unknown[0]!r}; known are {', '.join(known)}")
         if "num_classes" not in values:

@@ -1,10 +1,13 @@
 """Writing files so that nobody ever finds half of one."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import BinaryIO
 from uuid import uuid4
+
+from amma_core.errors import AmmaError
 
 
 @contextmanager
@@ -12,12 +15,33 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
     """A file to write that takes its name, and the place of what was there, only once it is whole.
 
     Until then it lies beside it, under a name that nobody else uses; if writing fails it is removed,
-    and the old file stays as it was.
+    and the old file stays as it was. Raises AmmaError where the file cannot be written.
     """
     partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")
     try:
         with partial.open("wb") as file:
             yield file
         partial.replace(path)
+    except OSError as error:
+        raise AmmaError(f"{path} cannot be written: {error.strerror or error}") from None
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # it has its name, or never was
+            partial.unlink()
+
+
+def check_writable(path: Path) -> None:
+    """AmmaError unless a file can be written there: better known before long work than after it."""
+    if path.is_dir():
+        raise AmmaError(f"{path} cannot be written: it is a folder")
+    try:
+        TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise AmmaError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those that it lies in, where they are not there. AmmaError if it cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AmmaError(f"the folder {path} cannot be made: {error.strerror}") from None

@@ -68,12 +68,13 @@ class TubeLinker:
             people, higher ones cut the tubes of fast people in pieces.
         min_score: tubes with a lower mean score are not reported; one number, or one per class. May be
             changed at any time.
-        min_frames: tubes that last less, or less than the whole stream where that is shorter, are not
-            reported. The paper's value is K * t. A single tubelet lasts (K - 1) * t + 1 frames.
+        min_frames: tubes that last less are not reported. The paper's value is K * t. A single tubelet
+            lasts (K - 1) * t + 1 frames.
 
         A live tube appears, in frames and in reports, from the step on in which it first has the score and
         the length, and then until it ends. With ``keep_history`` the score and the length that it ends with
-        decide whether it is reported.
+        decide whether it is reported; at the end of a stream shorter than ``min_frames`` it need not last
+        longer than that.
         """
         scores = zip(repeat("min_score"), np.ravel(min_score).tolist())
         for name, value in (("nms_iou", nms_iou), ("link_iou", link_iou), *scores):
@@ -102,7 +103,7 @@ class TubeLinker:
         """Take the tubelets of the next key frame.
 
         Tubelets of another stream end all tubes first; these come in the same step. See the class for what
-        the step holds.
+        the step holds. Raises AmmaError for a class that has no ``min_score`` where there is one per class.
         """
         ended = []
         if tubelets.stream != self._stream:
@@ -122,7 +123,7 @@ class TubeLinker:
         labels, scores = tubelets.labels[kept], tubelets.scores[kept].astype(np.float64)
         keys, boxes = box.merge_repeats(tubelets.key_numbers, tubelets.boxes[kept].astype(np.float64))
 
-        ended += self._move_window(keys)
+        ended += self._move_window(keys, self.min_frames)
         match = self._match(labels, boxes)
         rows = np.flatnonzero(match >= 0)
         taken = match[rows]
@@ -132,7 +133,7 @@ class TubeLinker:
         self._start(labels[unused], scores[unused], boxes[unused], tubelets)
 
         tubes = self._tubes
-        tubes.reported |= self._qualified(tubes)
+        tubes.reported |= self._qualified(tubes, self.min_frames)
         frames, grown = self._settle(tubes[tubes.reported & (tubes.newest == keys[-1])], tubelets)
         return LinkStep(frames, ended + grown)
 
@@ -165,12 +166,15 @@ class TubeLinker:
         return LinkStep(tubes=self._end_stream())
 
     def _end_stream(self) -> list[Tube]:
-        ended = self._move_window(_NO_KEYS)
+        ended = self._move_window(_NO_KEYS, min(self.min_frames, self._stream_frames))
         self._stream_frames = 0
         return ended
 
-    def _move_window(self, keys: Ints) -> list[Tube]:
-        """Go on to the key frames of the next answer and end the tubes that share none of them."""
+    def _move_window(self, keys: Ints, min_frames: int) -> list[Tube]:
+        """Go on to the key frames of the next answer and end the tubes that share none of them.
+
+        Whole tubes that end must last for ``min_frames``.
+        """
         if self._history is not None:
             self._history.add_boxes(self._tubes, self._keys, ~np.isin(self._keys, keys))
         self._tubes.move_window(self._keys, keys)
@@ -181,15 +185,21 @@ class TubeLinker:
             nothing = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 4), np.float32)
             ended = ended[ended.reported]
             return ended.as_tubes([nothing] * len(ended), ended=True)
-        wanted = self._qualified(ended)
+        wanted = self._qualified(ended, min_frames)
         paths = self._history.take(ended, wanted)
         needed = np.concatenate([self._tubes.first, keys])
         self._history.forget_frames_before(needed.min(initial=np.iinfo(np.int64).max))
         return ended[wanted].as_tubes(paths, ended=True)
 
-    def _qualified(self, tubes: "_Tubes") -> np.ndarray:
-        long_enough = tubes.newest - tubes.first + 1 >= min(self.min_frames, self._stream_frames)
+    def _qualified(self, tubes: "_Tubes", min_frames: int) -> np.ndarray:
+        long_enough = tubes.newest - tubes.first + 1 >= min_frames
         needed = np.asarray(self.min_score)
+        last = np.max(tubes.label, initial=-1)
+        if needed.ndim and last >= len(needed):
+            raise AmmaError(
+                f"The linker's min_score has {len(needed)} numbers, but there are tubelets of class {last}, "
+                "counted from 0; give one number, or one for every class."
+            )
         return long_enough & (tubes.score >= (needed[tubes.label] if needed.ndim else needed))
 
     def _match(self, labels: Ints, boxes: np.ndarray) -> Ints:

@@ -27,6 +27,7 @@ from amma_core.errors import AmmaError
 from amma_core.evaluation.metrics import evaluate, table
 from amma_core.evaluation.predictions import Predictions, check_rows, predict, save_predictions
 from amma_core.evaluation.tubes import annotated_tubes
+from amma_core.files import make_folder, written_whole
 from amma_core.types import Tubelets
 from amma_ros.bag import BagWriter
 from amma_ros.bag_reader import BagReader, Topic
@@ -95,11 +96,9 @@ def _check_report(arguments: argparse.Namespace) -> None:
         raise AmmaError("--report needs --ground-truth")
     try:
         importlib.import_module("amma_core.evaluation.report")
-        Path(arguments.report).mkdir(parents=True, exist_ok=True)
     except ModuleNotFoundError as error:
         raise AmmaError(f"--report needs {error.name}: pip install {error.name}") from None
-    except OSError as error:
-        raise AmmaError(f"{arguments.report} cannot be made a folder: {error.strerror}") from None
+    make_folder(Path(arguments.report))
 
 
 def _write_report(
@@ -108,11 +107,12 @@ def _write_report(
     from amma_core.evaluation.report import make_report
 
     save_predictions(folder / "predictions.npz", predictions.frames, predictions.tubes, predictions.videos)
-    (folder / "metrics.json").write_text(json.dumps(summary["metrics"]) + "\n", encoding="utf-8")
     title = f"Action detection in {summary['bag']}, {summary['topic']}"
     command = shlex.join(["amma", *sys.argv[1:]])
     page = make_report(title, {name: predictions}, [truth.video], truth.labels, mode=mode, commands=[command])
-    (folder / "report.html").write_text(page, encoding="utf-8")
+    for file_name, text in (("metrics.json", json.dumps(summary["metrics"]) + "\n"), ("report.html", page)):
+        with written_whole(folder / file_name) as file:
+            file.write(text.encode())
 
 
 def _stem(path: Path) -> str:

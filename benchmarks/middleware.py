@@ -41,9 +41,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sizes", nargs="+", default=["640x480", "1768x994"], metavar="WxH")
-    parser.add_argument(
-        "--images", type=int, default=100, help="images per case (default: %(default)s)"
-    )
+    parser.add_argument("--images", type=int, default=100, help="images per case (default: %(default)s)")
     parser.add_argument("--rate", type=float, default=30.0, help="images per second (default: %(default)s)")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--reliability", help=argparse.SUPPRESS)

@@ -12,6 +12,7 @@ frame counts from 1, stamp is in seconds, boxes are in pixels of the video, tube
 
 import argparse
 import json
+import math
 import sys
 from collections import deque
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
@@ -20,6 +21,7 @@ from typing import TextIO
 
 from amma_core import bundle
 from amma_core.errors import AmmaError
+from amma_core.files import check_writable
 from amma_core.types import FrameDetections, LinkStep, Tube, Tubelets
 
 
@@ -65,17 +67,19 @@ def run(arguments: argparse.Namespace) -> None:
     from amma_core.pipeline import ActionPipeline
     from amma_core.rerun_view import RerunView
     from amma_core.runtime.torch_runtime import TorchRuntime
-    from amma_core.video import VideoReader, VideoWriter
+    from amma_core.video import VideoReader, VideoWriter, is_camera
 
     if not 0 <= arguments.min_score <= 1:
         raise AmmaError(f"--min-score is {arguments.min_score}, but must be from 0 to 1")
     reader = VideoReader(arguments.video, arguments.fps)
-    if arguments.output and Path(arguments.output).resolve() == Path(arguments.video).resolve():
-        raise AmmaError(f"--output is {arguments.output}, the video itself: choose another file")
+    camera = is_camera(arguments.video)
+    _check_outputs(arguments, None if camera else Path(arguments.video))
     model = bundle.load(arguments.model)
     if not model.trained:
         print(f"The model {model.name!r} is untrained: what it finds means nothing.", file=sys.stderr)
-    detector = ActionDetector(TorchRuntime(model.build(), arguments.device), target_fps=model.fps)
+    # A camera may fall silent for a while; a file's frames follow each other, however slow it is.
+    options = {"target_fps": model.fps} if camera else {"target_fps": model.fps, "max_gap": math.inf}
+    detector = ActionDetector(TorchRuntime(model.build(), arguments.device), **options)
     pipeline = ActionPipeline(detector, TubeLinker(min_score=arguments.min_score, causal=arguments.causal))
 
     annotator = Annotator()
@@ -118,9 +122,30 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.predictions:
         from amma_core.evaluation.predictions import predict, save_predictions
 
-        save_predictions(arguments.predictions, *predict(found, model.network))
+        save_predictions(arguments.predictions, *predict(found, model.network), labels=model.labels)
     if arguments.json != "-":
         _print_tubes(list(tubes.values()), model.labels, detector.frames_seen)
+
+
+def _check_outputs(arguments: argparse.Namespace, source: Path | None) -> None:
+    """Nothing that is written may take the place of the source, or of something else that is written."""
+    from amma_core.video import IMAGES
+
+    taken: dict[Path, str] = {}
+    for option in ("output", "json", "rerun", "predictions"):
+        given = getattr(arguments, option)
+        if not given or (option, given) == ("json", "-"):
+            continue
+        path = Path(given).resolve()
+        if source and path == source.resolve():
+            raise AmmaError(f"--{option} is {given}, the video itself: choose another file")
+        if source and path.parent == source.resolve() and path.suffix.lower() in IMAGES:
+            raise AmmaError(f"--{option} is {given}, among the images of the video: choose another file")
+        if path in taken:
+            raise AmmaError(f"--{taken[path]} and --{option} are both {given}: give each a file of its own")
+        taken[path] = option
+    if arguments.predictions:  # written last, while the others are opened before work begins
+        check_writable(Path(arguments.predictions))
 
 
 def _open_lines(path: str) -> AbstractContextManager[TextIO]:

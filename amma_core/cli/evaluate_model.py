@@ -12,6 +12,7 @@ machines that share the folder take their parts with
 import argparse
 import json
 import os
+import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from amma_core.evaluation.frame_map import MODES
 from amma_core.evaluation.metrics import evaluate, table
 from amma_core.evaluation.predictions import load_predictions, save_predictions
 from amma_core.evaluation.tubes import Tubes, annotated_tubes
+from amma_core.files import written_whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -90,9 +92,10 @@ def _conclude(
     from amma_core.evaluation.streaming import STAGES, VideoResult, result_file
 
     results = [VideoResult.load(result_file(output / "videos", i)) for i in range(len(videos))]
+    _warn_of_short(videos, [result.count for result in results])
     frames = np.concatenate([np.zeros((0, 8), np.float32), *(result.frames for result in results)])
     tubes = Tubes.join(result.tubes for result in results)
-    save_predictions(output / "predictions.npz", frames, tubes, [video.name for video in videos])
+    save_predictions(output / "predictions.npz", frames, tubes, [video.name for video in videos], labels)
     predictions = load_predictions(output / "predictions.npz", videos, labels)
     metrics = evaluate(predictions.frames, predictions.tubes, annotated_tubes(videos), labels, arguments.mode)
 
@@ -106,8 +109,9 @@ def _conclude(
         "latency_ms": {f"p{p}": float(np.percentile(latencies, p)) * 1000 for p in (50, 95, 99)},
         "ms": dict(zip(STAGES, (seconds / len(latencies) * 1000).tolist(), strict=True)),
     }
-    (output / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
-    (output / "timings.json").write_text(json.dumps([timing], indent=1) + "\n")
+    for file_name, content in (("metrics.json", metrics), ("timings.json", [timing])):
+        with written_whole(output / file_name) as file:
+            file.write((json.dumps(content, indent=1) + "\n").encode())
     if arguments.json:
         print(json.dumps(metrics | {key: timing[key] for key in ("frames", "fps", "latency_ms")}))
         return
@@ -118,3 +122,14 @@ def _conclude(
     print(f"\n{count} frames, {timing['fps']:.1f} per second without reading the videos")
     print(f"answer to a key frame, ms: {latency}; on average {stages}")
     print(f"written to {output}: predictions.npz, metrics.json, timings.json")
+
+
+def _warn_of_short(videos: list[Video], counts: list[int]) -> None:
+    short = [(video, count) for video, count in zip(videos, counts, strict=True) if count < video.frames]
+    if short:
+        video, count = short[0]
+        print(
+            f"{len(short)} of {len(videos)} videos have fewer frames than annotated, {video.name!r} {count} "
+            f"of {video.frames} for instance: what is annotated on the frames that lack counts as missed.",
+            file=sys.stderr,
+        )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from amma_core.errors import AmmaError
-from amma_core.files import written_whole
+from amma_core.files import make_folder, written_whole
 from amma_core.video import VideoReader
 
 Frames = NDArray[np.uint8]
@@ -71,7 +71,7 @@ def open_or_build(folder: Path, videos: Mapping[str, Path], max_side: int | None
     held = {name: entry["origin"] for name, entry in _read_index(folder).items()}
     missing = [name for name in videos if held.get(name) != origins[name]]
     if missing:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         entries = _write_frames(folder, {name: videos[name] for name in missing}, max_side)
         _add_to_index(folder, {name: {"origin": origins[name], **entries[name]} for name in missing})
     return FrameCache(folder)

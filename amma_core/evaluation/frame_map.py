@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from amma_core.boxes import iou
+from amma_core.boxes import iou, starts_of_runs
 from amma_core.errors import AmmaError
 from amma_core.evaluation.curves import ERRORS, Curve, curve_of, mean_over_classes
-from amma_core.evaluation.groups import expand, first_of, match
+from amma_core.evaluation.groups import expand, match
 
 MODES = ("untrimmed", "trimmed")
 LOCATION, CLASS, TIME, OTHER = range(1, 1 + len(ERRORS))
@@ -143,7 +143,7 @@ def confusion(detections: NDArray, truth: NDArray, classes: int, threshold: floa
     for one, true, overlap in _pairs(detections, truth, starts, stops):
         one, true = one[overlap >= threshold], true[overlap >= threshold]
         ranked = np.lexsort((one, -detections[one, 3], true))
-        one, true = (x[ranked][first_of(true[ranked])] for x in (one, true))
+        one, true = (x[ranked][starts_of_runs(true[ranked])] for x in (one, true))
         better = detections[one, 3] > best[true]
         best[true[better]] = detections[one[better], 3]
         found[true[better]] = detections[one[better], 2]

@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from amma_core.boxes import starts_of_runs
+
 Ints = NDArray[np.int64]
 
 
@@ -12,13 +14,6 @@ def expand(starts: Ints, stops: Ints) -> tuple[Ints, Ints]:
     owner = np.repeat(np.arange(len(counts)), counts)
     within = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
     return owner, starts[owner] + within
-
-
-def first_of(groups: NDArray) -> NDArray[np.bool_]:
-    """Whether each row is the first of its group, where equal values of ``groups`` stand together."""
-    first = np.ones(len(groups), bool)
-    first[1:] = groups[1:] != groups[:-1]
-    return first
 
 
 def followers(rows: Ints, first: NDArray[np.bool_]) -> tuple[Ints, Ints]:
@@ -46,7 +41,7 @@ def match(ones: NDArray, others: NDArray, groups: NDArray) -> NDArray[np.int64]:
     taken = np.zeros(others.max(initial=-1) + 1, bool)
     made = [live[:0]]
     while len(live):
-        first = first_of(groups[live])
+        first = starts_of_runs(groups[live])
         made.append(live[first])
         taken[others[live[first]]] = True
         leaders, live = followers(live, first)

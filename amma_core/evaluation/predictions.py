@@ -6,7 +6,9 @@
 - optional, T tubes: ``tube_videos`` (T,), ``tube_labels`` (T,), ``tube_scores`` (T,), ``tube_boxes`` (n, 5)
   or (n, 6) rows of frame, x1, y1, x2, y2 (and score, not used), and ``tube_offsets`` (T + 1,): tube i has
   the rows ``tube_offsets[i]`` to ``tube_offsets[i + 1]``;
-- optional ``videos``: the names of the split's videos, as a check that it is the same split.
+- optional ``videos``: the names of the split's videos, as a check that it is the same split;
+- optional ``labels``: the names of the classes that the label indices count, where these need not be the data
+  set's. They are found there by name; what is predicted of classes that it lacks is left out, with a warning.
 
 ``.json``, where a tube's video and label may be an index or a name, and all but one part may be left out::
 
@@ -18,9 +20,11 @@ Either file may hold frames, tubes or both.
 """
 
 import json
+import sys
 import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +46,8 @@ class Predictions:
     """(N, 8), or None where the file has none."""
     tubes: Tubes | None
     videos: list[str] | None = None
+    labels: list[str] | None = None
+    """The names of the classes, or None where they are the data set's."""
 
 
 def predict(found: list[Tubelets], network: NetworkConfig, video: int = 0) -> tuple[NDArray, Tubes]:
@@ -55,19 +61,21 @@ def predict(found: list[Tubelets], network: NetworkConfig, video: int = 0) -> tu
 
 
 def save_predictions(
-    path: str | Path, frames: ArrayLike, tubes: Tubes | None = None, videos: list[str] | None = None
+    path: str | Path,
+    frames: ArrayLike,
+    tubes: Tubes | None = None,
+    videos: Sequence[str] | None = None,
+    labels: Sequence[str] | None = None,
 ) -> None:
     """Write the ``.npz`` format; frames in single precision. The file appears when it is whole."""
     arrays = {"frames": np.asarray(frames, np.float32).reshape(-1, 8)}
     if tubes is not None:
         arrays |= tube_arrays(tubes)
-    if videos is not None:
-        arrays["videos"] = np.array(videos, np.str_)
-    try:
-        with written_whole(Path(path)) as file:
-            np.savez(file, **arrays)
-    except OSError as error:
-        raise AmmaError(f"{path} cannot be written: {error.strerror}") from None
+    for name, names in (("videos", videos), ("labels", labels)):
+        if names is not None:
+            arrays[name] = np.array(names, np.str_)
+    with written_whole(Path(path)) as file:
+        np.savez(file, **arrays)
 
 
 def tube_arrays(tubes: Tubes) -> dict[str, NDArray]:
@@ -87,12 +95,12 @@ def tubes_of(arrays: dict[str, NDArray]) -> Tubes:
 
 
 def load_predictions(path: str | Path, videos: list[Video], labels: list[str]) -> Predictions:
-    """Read and check predictions for the videos of a split.
+    """Read and check predictions for the videos of a split; their labels are the data set's, ``labels``.
 
     Raises:
-        AmmaError: the file cannot be read, is for other videos, or a row is not finite, names an unknown
-            video, frame or label, or its box is inside out or leaves the image by more than a pixel;
-            the message names the row (counted from 0).
+        AmmaError: the file cannot be read, is for other videos or none of these labels, or a row is not
+            finite, names an unknown video, frame or label, or its box is inside out or leaves the image by
+            more than a pixel; the message names the row (counted from 0).
     """
     path = Path(path)
     if not path.is_file():
@@ -101,7 +109,15 @@ def load_predictions(path: str | Path, videos: list[Video], labels: list[str]) -
         found = _read_json(path, videos, labels) if path.suffix == ".json" else _read_npz(path)
     except KeyError as error:
         raise AmmaError(f"{path} does not hold predictions as documented: there is no {error}") from error
-    except (ValueError, TypeError, AttributeError, OSError, zipfile.BadZipFile) as error:
+    except (
+        ValueError,
+        TypeError,
+        AttributeError,
+        OSError,
+        EOFError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise AmmaError(f"{path} does not hold predictions as documented: {error}") from error
     names = [video.name for video in videos]
     if found.videos is not None and found.videos != names:
@@ -109,14 +125,38 @@ def load_predictions(path: str | Path, videos: list[Video], labels: list[str]) -
         detail = f"{other!r} is not among them" if other else "they are not the same or in another order"
         raise AmmaError(f"{path} is for other videos than this split: {detail}")
     if found.tubes is None and found.frames is not None and not len(found.frames):
-        found = Predictions(found.frames, Tubes.of([]), found.videos)  # nothing found: no tubes either
+        found = replace(found, tubes=Tubes.of([]))  # nothing found: no tubes either
     if found.frames is None and found.tubes is None:
         raise AmmaError(f"{path} holds neither frames nor tubes")
+    known = labels if found.labels is None else found.labels
     if found.frames is not None:
-        check_rows(found.frames, videos, labels, lambda row: f"{path}: row {row}")
+        check_rows(found.frames, videos, known, lambda row: f"{path}: row {row}")
     if found.tubes is not None:
-        _check_tubes(found.tubes, videos, labels, path)
-    return found
+        _check_tubes(found.tubes, videos, known, path)
+    return found if found.labels is None else _with_labels(found, labels, path)
+
+
+def _with_labels(found: Predictions, labels: list[str], path: Path) -> Predictions:
+    """Predictions of the classes ``found.labels`` as those of the data set's classes."""
+    unknown = [label for label in found.labels if label not in labels]
+    if len(unknown) == len(found.labels):
+        raise AmmaError(f"{path} predicts none of the data set's labels, but {', '.join(unknown)}")
+    if unknown:
+        print(
+            f"{path}: the data set has no label {' and no '.join(unknown)}: what is predicted of that is "
+            "left out.",
+            file=sys.stderr,
+        )
+    place = np.array([labels.index(label) if label in labels else -1 for label in found.labels])
+    frames, tubes = found.frames, found.tubes
+    if frames is not None:
+        frames = frames.copy()
+        frames[:, 2] = place[frames[:, 2].astype(np.int64)]
+        frames = frames[frames[:, 2] >= 0]
+    if tubes is not None:
+        tubes = replace(tubes, labels=place[tubes.labels])
+        tubes = tubes.take(np.flatnonzero(tubes.labels >= 0))
+    return Predictions(frames, tubes, found.videos)
 
 
 def check_rows(rows: NDArray, videos: list[Video], labels: list[str], name: Callable[[int], str]) -> None:
@@ -142,9 +182,7 @@ def check_rows(rows: NDArray, videos: list[Video], labels: list[str], name: Call
     )
     refuse(
         (label % 1 != 0) | (label < 0) | (label >= len(labels)),
-        lambda row: (
-            f"there is no label {label[row]:g}: the ground truth has the labels 0 to {len(labels) - 1}"
-        ),
+        lambda row: f"there is no label {label[row]:g}: the labels are 0 to {len(labels) - 1}",
     )
     refuse((x2 < x1) | (y2 < y1), lambda row: f"the box {rows[row, 4:].tolist()} has x2 < x1 or y2 < y1")
     # Conventions of the last pixel differ by one; more than that is another image size or a bug.
@@ -180,10 +218,9 @@ def _read_npz(path: Path) -> Predictions:
     with np.load(path) as file:
         arrays = dict(file)
     frames = _table(arrays["frames"], 8) if "frames" in arrays else None
-    videos = arrays["videos"].tolist() if "videos" in arrays else None
-    if "tube_boxes" not in arrays:
-        return Predictions(frames, None, videos)
-    return Predictions(frames, tubes_of(arrays), videos)
+    tubes = tubes_of(arrays) if "tube_boxes" in arrays else None
+    videos, labels = (arrays[name].tolist() if name in arrays else None for name in ("videos", "labels"))
+    return Predictions(frames, tubes, videos, labels)
 
 
 def _read_json(path: Path, videos: list[Video], labels: list[str]) -> Predictions:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ from amma_core.errors import AmmaError
 from amma_core.evaluation.predictions import tube_arrays, tubes_of
 from amma_core.evaluation.tubelets import frame_detections
 from amma_core.evaluation.tubes import Tubes
-from amma_core.files import written_whole
+from amma_core.files import make_folder, written_whole
 from amma_core.linker import TubeLinker
 from amma_core.pipeline import ActionPipeline
 from amma_core.runtime.torch_runtime import TorchRuntime
@@ -43,7 +44,8 @@ class Settings:
     device: str = "auto"
     policy: str = "pad_first"
     dense: bool = False
-    """Frame detections from a key frame at every frame instead of every t-th. Tubes stay as they are."""
+    """Frame detections from a key frame at every frame of a clip instead of every t-th. Tubes stay as they
+    are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,13 +89,14 @@ class Evaluator:
             raise AmmaError(f"{model.path} finds {unknown[0]!r}, which is not among the data set's labels")
         self.settings = settings
         self._labels = np.array([settings.labels.index(label) for label in model.labels])
+        self._fps = model.fps
         self._runtime = TorchRuntime(model.build(), _device(settings.device))
         self._seconds = dict.fromkeys(STAGES, 0.0)
         self._time(self._runtime, "encode", "encode")
         self._time(self._runtime, "head", "head")
 
     def __call__(self, index: int, video: Video) -> VideoResult:
-        """Raises AmmaError if the video cannot be read."""
+        """Raises AmmaError if the video cannot be read, or its frames have another size than is annotated."""
         config = self._runtime.config
         linker = TubeLinker(min_frames=config.clips * config.clip_length, keep_history=True)
         self._time(linker, "update", "link")
@@ -130,14 +133,18 @@ class Evaluator:
         return VideoResult(frames, ended, seconds, np.array(latencies), pipeline.detector.frames_seen)
 
     def _detector(self) -> ActionDetector:
-        return ActionDetector(self._runtime, policy=self.settings.policy)
+        """As deployed: clips at the model's rate. A slow video is no series of cuts."""
+        options = {"policy": self.settings.policy, "target_fps": self._fps, "max_gap": math.inf}
+        return ActionDetector(self._runtime, **options)
 
     def _shifted(self, video: Video, lead: int) -> list[Tubelets]:
         """The answers at key frames `lead` frames earlier: copies of the first frame go before the video."""
         detector, found = self._detector(), []
+        period = round(1e9 / min(video.fps, self._fps))  # of the frames that clips hold
         for image, stamp in _images(video):
-            for _ in range(lead + 1 if detector.frames_seen == 0 else 1):
-                found += detector.update(image, stamp)
+            for early in range(lead if detector.frames_seen == 0 else 0, 0, -1):
+                found += detector.update(image, stamp - early * period)
+            found += detector.update(image, stamp)
         return [replace(step, key_numbers=np.maximum(step.key_numbers - lead, 1)) for step in found]
 
     def _time(self, target: object, method: str, stage: str) -> None:
@@ -163,7 +170,14 @@ def _device(name: str) -> str:
 
 
 def _images(video: Video) -> Iterator[tuple[NDArray[np.uint8], int]]:
-    return islice(VideoReader(video.file, video.fps), video.frames)
+    for image, stamp in islice(VideoReader(video.file, video.fps), video.frames):
+        height, width = image.shape[:2]
+        if (width, height) != (video.width, video.height):
+            raise AmmaError(
+                f"{video.file} has frames of {width}x{height} pixels, but the video {video.name!r} is "
+                f"annotated as {video.width}x{video.height}; give both the same size"
+            )
+        yield image, stamp
 
 
 def evaluate_videos(
@@ -181,12 +195,10 @@ def evaluate_videos(
         share: this machine's rank and the number of machines; it runs every so-manieth video.
 
     Raises:
-        AmmaError: a video cannot be read, or the folder holds the results of other settings.
+        AmmaError: a video cannot be read or has another size than is annotated, or the folder cannot be
+            written or holds the results of other settings.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise AmmaError(f"the folder {folder} cannot be made: {error.strerror}") from None
+    make_folder(folder)
     _claim(folder, settings, videos)
     rank, world = share
     todo = [
@@ -239,6 +251,7 @@ def _claim(folder: Path, settings: Settings, videos: list[Video]) -> None:
     content = {
         **asdict(settings),
         "labels": list(settings.labels),
+        "fps": model.fps,
         "weights": hashlib.sha256(weights.read_bytes()).hexdigest() if model.trained else None,
         "videos": [video.name for video in videos],
     }

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from amma_core.boxes import iou
-from amma_core.evaluation.groups import expand, first_of, followers
+from amma_core.boxes import iou, starts_of_runs
+from amma_core.evaluation.groups import expand, followers
 from amma_core.types import Tubelets
 
 
@@ -64,7 +64,7 @@ def soft_nms(groups: NDArray, scores: NDArray, boxes: NDArray, threshold: float 
     lowered = np.array(scores, np.float64)
     live = np.lexsort((-lowered, groups))
     while len(live):
-        leaders, live = followers(live, first_of(groups[live]))
+        leaders, live = followers(live, starts_of_runs(groups[live]))
         overlap = iou(boxes[leaders], boxes[live], inclusive=True)
         repeats = overlap > threshold
         lowered[live[repeats]] *= 1 - overlap[repeats]

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from amma_core.boxes import iou
+from amma_core.boxes import iou, starts_of_runs
 from amma_core.data.dataset import Video
-from amma_core.evaluation.groups import expand, first_of, followers
+from amma_core.evaluation.groups import expand, followers
 
 # Pairs of tubes are compared in portions of about this many boxes, to bound the memory.
 _PORTION = 2_000_000
@@ -126,7 +126,7 @@ def tube_nms(tubes: Tubes, threshold: float = 0.3) -> NDArray[np.int64]:
     live = np.lexsort((tubes.first_frames, -tubes.scores, group))
     kept = []
     while len(live):
-        first = first_of(group[live])
+        first = starts_of_runs(group[live])
         kept.append(live[first])
         leaders, live = followers(live, first)
         live = live[tube_iou(tubes, tubes, leaders, live) <= threshold]

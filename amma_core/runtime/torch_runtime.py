@@ -22,7 +22,7 @@ class TorchRuntime:
     """Runs an :class:`~amma_core.network.Amma`; see :class:`~amma_core.runtime.Runtime`.
 
     `device` is ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:1``. Raises AmmaError for a
-    device that is not there.
+    device that is not there. The network is copied, and stays as it is.
     """
 
     def __init__(self, network: Amma, device: str = "auto", precision: str = "float32"):
@@ -32,8 +32,7 @@ class TorchRuntime:
         self.clips_encoded = 0
         self.device = find_device(device)
         self.precision = PRECISIONS[precision]
-        folded = fold_batch_norm(network.eval())
-        self._network = folded.to(self.device, memory_format=torch.channels_last)
+        self._network = fold_batch_norm(network).to(self.device, memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def encode(self, clips: NDArray[np.uint8]) -> list[Tensor]:
@@ -61,11 +60,11 @@ def free_gpu_memory() -> None:
 
 
 def fold_batch_norm(network: nn.Module) -> nn.Module:
-    """A copy of an evaluated network whose batch normalisations are folded into the convolutions before them.
+    """A copy in evaluation mode whose batch normalisations are folded into the convolutions before them.
 
     The outputs are the same up to rounding; a pass over every feature map is saved.
     """
-    network = deepcopy(network)
+    network = deepcopy(network).eval()
     for chain in [module for module in network.modules() if isinstance(module, nn.Sequential)]:
         for index in range(len(chain) - 1):
             conv, norm = chain[index], chain[index + 1]
@@ -79,7 +78,7 @@ def find_device(name: str) -> torch.device:
     """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` as a torch device; raises AmmaError if it is not there."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if not re.fullmatch(r"cpu|cuda(:\d{1,2})?", name):
+    if not re.fullmatch(r"cpu|cuda(:(0|[1-9][0-9]?))?", name):
         raise AmmaError(f"there is no device {name!r}; use auto, cpu, cuda or cuda:N")
     device = torch.device(name)
     seen = torch.cuda.device_count()

@@ -23,7 +23,7 @@ from amma_core import bundle
 from amma_core.data.cache import FrameCache, open_or_build
 from amma_core.data.dataset import Video, load_dataset
 from amma_core.errors import AmmaError
-from amma_core.files import written_whole
+from amma_core.files import make_folder, written_whole
 from amma_core.network import Amma
 from amma_core.training.cpu import make_faster
 from amma_core.training.loading import Epochs, to_loader, to_step
@@ -50,7 +50,7 @@ def train(recipe: Recipe, folder: Path, weights_cache: Path) -> Path:
     fabric = make_fabric(recipe.machine)
     dataset = load_dataset(recipe.data.annotations)
     training, validation = hold_out(dataset.split(recipe.data.train), recipe.data)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
 
     def prepare() -> FrameCache:
         if recipe.initial_model is None and recipe.initial_weights in PACKAGES:

@@ -75,13 +75,13 @@ class SlowLinker:
         self.min_score, self.min_frames = min_score, min_frames
         self.active, self.next_id, self.stream, self.frames_seen = [], 1, None, 0
 
-    def qualifies(self, tube):
-        length = tube.newest - tube.first + 1
-        return tube.score >= self.min_score and length >= min(self.min_frames, self.frames_seen)
+    def qualifies(self, tube, min_frames):
+        return tube.score >= self.min_score and tube.newest - tube.first + 1 >= min_frames
 
     def finish(self):
         ended = self.active
-        self.ended_well = [tube for tube in ended if self.qualifies(tube)]
+        shortest = min(self.min_frames, self.frames_seen)
+        self.ended_well = [tube for tube in ended if self.qualifies(tube, shortest)]
         self.active, self.frames_seen = [], 0
         return ended
 
@@ -109,7 +109,7 @@ class SlowLinker:
                 still_active.append(tube)
             else:
                 ended.append(tube)
-                if self.qualifies(tube):
+                if self.qualifies(tube, self.min_frames):
                     well.append(tube)
         self.active, self.ended_well = still_active, well
 
@@ -135,7 +135,7 @@ class SlowLinker:
             self.active.append(tube)
             grown.append(tube)
         for tube in grown:
-            tube.reported = tube.reported or self.qualifies(tube)
+            tube.reported = tube.reported or self.qualifies(tube, self.min_frames)
 
         frames = {}
         for number in tubelets.frame_numbers.tolist():

@@ -75,6 +75,57 @@ def test_models_in_a_workspace_are_found_by_name(saved, tmp_path, monkeypatch):
     assert bundle.load("mine").path == place / "mine"
 
 
+def test_a_model_has_the_name_of_its_folder_however_it_is_reached(saved, monkeypatch):
+    monkeypatch.chdir(saved[0].path)
+    assert [bundle.load(path).name for path in (".", "../mine")] == ["mine", "mine"]
+
+
+def test_a_folder_that_is_no_model_does_not_hide_the_shipped_one(tmp_path, monkeypatch):
+    (tmp_path / "untrained").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert not bundle.load("untrained").trained
+    with pytest.raises(AmmaError, match=r"config\.yaml is missing"):
+        bundle.load("./untrained")
+
+
+def test_a_model_is_saved_in_the_home_that_is_named(saved, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    bundle.save("~/mine", saved[1], LABELS, 25)
+    assert bundle.load(tmp_path / "home" / "mine").labels == tuple(LABELS)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e5])
+def test_weights_that_half_precision_cannot_hold_are_refused_by_name(saved, value):
+    made, network = saved
+    before = (made.path / "model.safetensors").read_bytes()
+    with torch.no_grad():
+        network.branches.center[2].weight[0] = value
+    with pytest.raises(AmmaError, match=r"is not written, as branches\.center\.2\.weight holds values"):
+        bundle.save(made.path, network, LABELS, 25)
+    assert (made.path / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [({"training": {"rate": object()}}, yaml.YAMLError), ({"labels": ["a", "b", " "]}, AmmaError)],
+)
+def test_what_cannot_be_written_down_leaves_the_model_as_it_was(saved, change, error):
+    made, network = saved
+    before = {file.name: file.read_bytes() for file in made.path.iterdir()}
+    with torch.no_grad():
+        network.branches.center[2].weight += 1
+    with pytest.raises(error):
+        bundle.save(made.path, network, **({"labels": LABELS, "fps": 25} | change))
+    assert {file.name: file.read_bytes() for file in made.path.iterdir()} == before
+
+
+def test_a_model_is_not_saved_where_no_folder_can_be(saved):
+    with pytest.raises(
+        AmmaError, match=r"the folder .*model\.safetensors/no cannot be made: Not a directory"
+    ):
+        bundle.save(saved[0].path / "model.safetensors" / "no", saved[1], LABELS, 25)
+
+
 def test_what_is_missing_or_wrong_is_named(saved, tmp_path):
     path = saved[0].path
     with pytest.raises(AmmaError, match=r"no model 'nope'; .*untrained"):
@@ -90,7 +141,16 @@ def test_what_is_missing_or_wrong_is_named(saved, tmp_path):
         ({"labels": ["a", "b"]}, "2 labels, but network says num_classes: 3"),
         ({"network": None}, "network is missing"),
         ({"network": {"backbone": "vgg"}}, "backbone is 'vgg'"),
+        ({"labels": ["a", False, "c"]}, "one of the labels is False, which is no text; .* in quotes"),
+        ({"labels": ["a", " ", "c"]}, "one of the labels is blank"),
+        ({"labels": ["a", "c", "c"]}, "the label 'c' stands there twice"),
+        ({"network": {"depth": 3, 1: 2}}, "unknown network setting 1"),
         ({"fps": "fast"}, "fps is 'fast'"),
+        ({"fps": float("inf")}, "fps is inf"),
+        ({"fps": True}, "fps is True"),
+        ({"trained": "no"}, "trained is 'no', but must be true or false"),
+        ({"training": 5}, "training is 5, but must be a mapping"),
+        ({"metrics": [1]}, r"metrics is \[1\], but must be a mapping"),
     ]:
         change(path, **values)
         with pytest.raises(AmmaError, match=message) as caught:
@@ -100,6 +160,9 @@ def test_what_is_missing_or_wrong_is_named(saved, tmp_path):
 
     (path / "config.yaml").write_text("labels: [a")
     with pytest.raises(AmmaError, match="not valid YAML"):
+        bundle.load(path)
+    (path / "config.yaml").write_text("labels: " + "[" * 10_000)
+    with pytest.raises(AmmaError, match="nested too deeply"):
         bundle.load(path)
     (path / "config.yaml").write_text("just words")
     with pytest.raises(AmmaError, match="holds no settings"):

@@ -2,17 +2,23 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from amma_core import bundle
+from amma_core.cli import main
 from amma_core.config import NetworkConfig
 from amma_core.network import Amma
 from amma_core.video import VideoReader, VideoWriter
+
+WRITTEN = ("--output", "--json", "--rerun", "--predictions")
 
 
 def amma(*words, **options) -> subprocess.CompletedProcess:
@@ -112,14 +118,23 @@ def test_predictions_of_a_video_can_be_evaluated(tmp_path, model, make_video):
     assert done.returncode == 0, done.stderr
     tube = {"label": "walk", "boxes": [[frame, 10, 10, 40, 50] for frame in range(1, 25)]}
     about = {"file": str(video), "frames": 24, "width": 80, "height": 60, "fps": 25, "tubes": [tube]}
+    # The data set's classes stand in another order than the model's, and lack one.
     truth.write_text(
-        json.dumps({"labels": ["sit", "walk"], "videos": {"a": about}, "splits": {"test": ["a"]}})
+        json.dumps({"labels": ["walk", "jump"], "videos": {"a": about}, "splits": {"test": ["a"]}})
     )
     done = amma("eval", "--predictions", predictions, "--ground-truth", truth, "--json")
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout.splitlines()[-1])
     assert 0 <= answer["frame_mAP@0.5"] <= 100
     assert answer["video_mAP@0.5"] is not None
+    assert "the data set has no label sit" in done.stderr
+
+
+def test_a_slow_file_is_one_stream(model, make_video):
+    done = amma("detect", make_video(9), "--model", model, "--json", "-", "--fps", 0.5, "--min-score", 0)
+    frames = [json.loads(line) for line in done.stdout.splitlines()]
+    first, last = ({detection["tube"] for detection in frames[i]["detections"]} for i in (0, 3))
+    assert first & last
 
 
 def test_a_rerun_recording_holds_frames_boxes_and_scores(tmp_path, model, make_video):
@@ -156,6 +171,26 @@ def test_mistakes_are_answered_in_one_sentence(tmp_path, model, make_video):
         assert done.returncode == 2
         assert message in done.stderr
         assert done.stderr.strip().splitlines()[-1].startswith("amma detect: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        *((["a.mp4", option, "./a.mp4"], f"{option} is ./a.mp4, the video itself") for option in WRITTEN),
+        (["images", "--json", "images/1.png"], "--json is images/1.png, among the images of the video"),
+        (["a.mp4", "--json", "b.mp4", "--output", "./b.mp4"], "--output and --json are both b.mp4"),
+        (["a.mp4", "--predictions", "no/where.npz"], "no/where.npz cannot be written"),
+    ],
+)
+def test_nothing_is_written_over_anything_else(tmp_path, make_video, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(make_video(1), "a.mp4")
+    Path("images").mkdir()
+    cv2.imwrite("images/1.png", np.zeros((48, 64, 3), np.uint8))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    assert main(["detect", *words]) == 2
+    assert message in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
 
 
 def test_a_reader_that_has_read_enough_is_no_error(model, make_video):

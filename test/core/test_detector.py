@@ -115,6 +115,12 @@ def test_folded_batch_normalisation_changes_nothing(backbone):
             torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
+def test_a_network_stays_as_its_owner_has_it():
+    network = Amma(NetworkConfig(num_classes=3, backbone="shufflenet_v2", clips=2, input_size=64)).train()
+    TorchRuntime(network, "cpu")
+    assert all(module.training for module in network.modules())
+
+
 def test_one_encoder_pass_per_clip(runtimes):
     runtime = runtimes["mobilenet_v2"]
     before = runtime.clips_encoded
@@ -266,8 +272,9 @@ def test_settings_are_checked(runtimes):
         ActionDetector(runtimes["mobilenet_v2"], policy="eager")
     with pytest.raises(AmmaError, match="max_gap is 0"):
         ActionDetector(runtimes["mobilenet_v2"], max_gap=0)
-    with pytest.raises(AmmaError, match="no device 'gpu'"):
-        TorchRuntime(runtimes["mobilenet_v2"]._network, "gpu")
+    for name in ("gpu", "cuda:01", "cuda:\u0661"):
+        with pytest.raises(AmmaError, match=f"no device '{name}'"):
+            TorchRuntime(runtimes["mobilenet_v2"]._network, name)
     with pytest.raises(AmmaError, match="precision is 'int8'"):
         TorchRuntime(runtimes["mobilenet_v2"]._network, "cpu", "int8")
     if not torch.cuda.is_available():
@@ -349,6 +356,8 @@ def test_it_says_how_many_frames_the_clip_begun_lacks(camera, lacking):
         assembler.add(image, round(n * 1e9 / camera))
         found.append(assembler.lacking)
     assert found[-len(lacking) :] == lacking
+    assembler.add(image, round((n + 1000) * 1e9 / camera))
+    assert assembler.lacking == lacking[0], "a cut leaves the camera as fast as it was"
 
 
 def test_a_jittering_camera_at_the_target_rate_loses_no_frame():

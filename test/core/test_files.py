@@ -1,10 +1,12 @@
+import errno
 import os
 import subprocess
 import sys
 
 import pytest
 
-from amma_core.files import written_whole
+from amma_core.errors import AmmaError
+from amma_core.files import check_writable, written_whole
 
 
 def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path):
@@ -20,16 +22,39 @@ def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path):
 def write_and_fail(path):
     with written_whole(path) as file:
         file.write(b"ne")
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "disk full")
 
 
 def test_a_failure_while_writing_changes_nothing(tmp_path):
     path = tmp_path / "answer.json"
     path.write_text("old")
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(AmmaError, match=r"answer\.json cannot be written: disk full"):
         write_and_fail(path)
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["answer.json"]
+
+
+def write(path):
+    with written_whole(path) as file:
+        file.write(b"new")
+
+
+@pytest.mark.parametrize("act", [write, check_writable])
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [("none/a", "No such file or directory"), ("file/a", "Not a directory"), ("folder", "folder|directory")],
+)
+def test_a_place_that_cannot_be_written_is_named(tmp_path, act, place, why):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(AmmaError, match=rf"{place} cannot be written: .*({why})"):
+        act(tmp_path / place)
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+
+
+def test_where_a_file_can_be_written_looking_leaves_nothing(tmp_path):
+    check_writable(tmp_path / "a")
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_kill_while_writing_leaves_the_old_file(tmp_path):

@@ -419,6 +419,14 @@ def test_a_live_tube_appears_once_it_is_long_enough_and_stays():
     assert summary(linker.finish().tubes) == [(1, True, 8, 20)]
 
 
+def test_a_tube_that_begins_with_the_stream_appears_no_sooner():
+    linker = TubeLinker(min_frames=12)
+    for end in (4, 8, 12):
+        step = linker.update(answer([1, max(end - 4, 1), end], (WALK, 0.9, [0, 0, 0])))
+        assert xs(step)[end] == ({1: 0} if end == 12 else {})
+        assert summary(step.tubes) == ([(1, False, 1, 12)] if end == 12 else [])
+
+
 def test_a_tube_that_never_was_long_enough_leaves_in_silence():
     for linker in (TubeLinker(min_frames=8), TubeLinker(min_frames=8, keep_history=True)):
         linker.update(answer([4, 8], (WALK, 0.9, [0, 0]), after=0))
@@ -460,6 +468,8 @@ def test_each_class_may_have_a_score_of_its_own():
         assert [tube.label for tube in link(stream, min_score=np.array(scores))] == labels
     with pytest.raises(AmmaError, match="min_score is 1"):
         TubeLinker(min_score=np.array([0.5, 1.5]))
+    with pytest.raises(AmmaError, match="min_score has 1 numbers, but there are tubelets of class 1"):
+        link(stream, min_score=[0.5])
 
 
 def test_a_live_stream_takes_no_more_and_more_memory():

@@ -229,7 +229,3 @@ class TestConfig:
             NetworkConfig.from_dict(config.to_dict() | {"clips": "5"}, "x.yaml")
         with pytest.raises(AmmaError, match="num_classes is missing"):
             NetworkConfig.from_dict({"clips": 5}, "x.yaml")
-
-    def test_released_preset(self):
-        released = NetworkConfig(num_classes=21).released()
-        assert (released.clip_length, released.upsample, released.add_key_movement) == (5, "nearest", True)

@@ -1,5 +1,6 @@
 import json
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,13 @@ def written(folder: Path, content) -> Path:
     path = folder / "annotations.json"
     path.write_text(json.dumps(content))
     return path
+
+
+def test_the_format_in_the_documentation_is_the_native_one(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    (tmp_path / "annotations.json").write_text(re.search(r"```json\n(.*?)```", page, re.DOTALL)[1])
+    (tube,) = load_dataset(tmp_path).split("train")[0].tubes
+    assert tube.boxes.tolist() == [[1, 210, 80, 330, 400], [2, 211, 80, 331, 400]]
 
 
 def test_reads_the_native_format(tmp_path):

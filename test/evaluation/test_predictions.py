@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,32 @@ def test_npz_is_read_as_it_was_written(tmp_path):
     found = load_predictions(tmp_path / "p.npz", VIDEOS, LABELS)
     np.testing.assert_array_equal(found.frames, frames)
     assert_same_tubes(found.tubes, TUBES)
+
+
+def test_labels_of_another_order_are_found_by_name(tmp_path, capsys):
+    save_predictions(tmp_path / "p.npz", [GOOD], TUBES, labels=["wave", "run"])
+    found = load_predictions(tmp_path / "p.npz", VIDEOS, LABELS)
+    assert found.frames[:, 2].tolist() == [1]
+    assert_same_tubes(found.tubes, replace(TUBES, labels=1 - TUBES.labels))
+    assert capsys.readouterr().err == ""
+
+
+def test_what_is_predicted_of_unknown_labels_is_left_out(tmp_path, capsys):
+    frames = [[0, 1, label, 0.5, 0, 0, 9, 9] for label in (0, 1, 2)]
+    save_predictions(tmp_path / "p.npz", frames, TUBES, labels=["jump", "wave", "sit"])
+    found = load_predictions(tmp_path / "p.npz", VIDEOS, LABELS)
+    np.testing.assert_array_equal(found.frames, [frames[1]])
+    assert_same_tubes(found.tubes, TUBES.take(np.array([0])))
+    assert "p.npz: the data set has no label jump and no sit: what" in capsys.readouterr().err
+    save_predictions(tmp_path / "p.npz", frames[:1], labels=["jump", "sit"])
+    with pytest.raises(AmmaError, match=r"predicts none of the data set's labels, but jump, sit"):
+        load_predictions(tmp_path / "p.npz", VIDEOS, LABELS)
+
+
+def test_a_label_that_the_file_does_not_name_is_refused(tmp_path):
+    save_predictions(tmp_path / "p.npz", [[0, 1, 1, 0.5, 0, 0, 9, 9]], labels=["wave"])
+    with pytest.raises(AmmaError, match="row 0: there is no label 1: the labels are 0 to 0"):
+        load_predictions(tmp_path / "p.npz", VIDEOS, LABELS)
 
 
 def test_npz_without_tubes(tmp_path):
@@ -87,7 +114,7 @@ def test_json_with_names_or_indices(tmp_path):
         (1, 0, "video 0 has the frames 1 to 5, not 0"),
         (1, 6, "frames 1 to 5, not 6"),
         (1, 1.5, r"frames 1 to 5, not 1\.5"),
-        (2, 2, "no label 2: the ground truth has the labels 0 to 1"),
+        (2, 2, "no label 2: the labels are 0 to 1"),
         (4, 31.5, "x2 < x1"),
         (5, 24, "y2 < y1"),
         (4, -1.5, "leaves the image of 32 x 24"),
@@ -161,6 +188,17 @@ def test_files_that_are_no_predictions(tmp_path):
                 "tube_boxes": np.ones((2, 5)),
             }
         )
+
+
+def test_a_damaged_file_says_so(tmp_path):
+    path = tmp_path / "p.npz"
+    np.savez_compressed(path, frames=np.random.default_rng(0).integers(0, 9, (200, 8)))
+    flipped = bytearray(path.read_bytes())
+    flipped[100] ^= 255  # within the compressed numbers
+    for content in (flipped, b""):
+        path.write_bytes(content)
+        with pytest.raises(AmmaError, match=r"p\.npz does not hold predictions"):
+            load_predictions(path, VIDEOS, LABELS)
 
 
 def test_predictions_for_another_split_are_refused(tmp_path):

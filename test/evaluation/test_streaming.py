@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -82,6 +83,28 @@ def test_dense_adds_the_key_frames_between(model, dataset):
     assert (boxes[1] > boxes[0]).tolist() == [True] * 7 + [False]
 
 
+@pytest.mark.parametrize(("fps", "answers"), [(10.0, 3), (20.0, 2), (0.5, 3)])
+def test_a_video_is_seen_at_the_models_rate_and_not_cut(model, dataset, fps, answers):
+    """Of nine frames: answers at 4, 8 and 9, or where clips hold every second one, at 7 and 9."""
+    video = replace(load_dataset(dataset).videos["a"], fps=fps)
+    result = Evaluator(settings(model))(0, video)
+    assert len(result.latencies) == answers
+    assert result.count == 9
+    assert sorted(set(result.frames[:, 1])) == list(range(1, 10))
+
+
+def test_dense_takes_every_frame_that_clips_hold(model, dataset):
+    video = load_dataset(dataset).videos["b"]
+    slow, right = (Evaluator(settings(model, dense=True))(0, replace(video, fps=fps)) for fps in (5.0, 10.0))
+    np.testing.assert_array_equal(slow.frames, right.frames)
+
+
+def test_frames_of_another_size_than_annotated_are_refused(model, dataset):
+    video = replace(load_dataset(dataset).videos["a"], width=32)
+    with pytest.raises(AmmaError, match=r"frames of 64x48 pixels, but the video 'a' is annotated as 32x48"):
+        Evaluator(settings(model))(0, video)
+
+
 def test_a_run_that_was_cut_off_goes_on(model, dataset, tmp_path):
     videos = load_dataset(dataset).split("test1")
     folder = tmp_path / "results"
@@ -131,10 +154,25 @@ def test_command(model, dataset, tmp_path, capsys):
     (timing,) = json.loads((tmp_path / "out" / "timings.json").read_text())
     assert set(timing["ms"]) == {"encode", "head", "link", "rest"}
     assert main(["evaluate-model", *arguments]) == 0
-    assert "22 frames" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "22 frames" in printed.out
+    assert "fewer frames" not in printed.err
     assert main(["evaluate-model", *arguments, "--output", predictions]) == 2
     assert "predictions.npz/videos cannot be made: Not a directory" in capsys.readouterr().err
     assert main(["evaluate-model", *arguments, "--workers", "0"]) == 2
+    (tmp_path / "out" / "metrics.json").unlink()
+    (tmp_path / "out" / "metrics.json").mkdir()
+    assert main(["evaluate-model", *arguments]) == 2
+    assert "metrics.json cannot be written: " in capsys.readouterr().err
+
+
+def test_videos_that_are_shorter_than_annotated_are_told_of(model, dataset, tmp_path, capsys):
+    content = json.loads(dataset.read_text())
+    content["videos"]["a"]["frames"] = 12
+    dataset.write_text(json.dumps(content))
+    arguments = [str(model), str(dataset), "--output", str(tmp_path / "out"), "--device", "cpu"]
+    assert main(["evaluate-model", *arguments]) == 0
+    assert "1 of 3 videos have fewer frames than annotated, 'a' 9 of 12" in capsys.readouterr().err
 
 
 def test_the_installed_program_starts_workers(model, dataset, tmp_path):
