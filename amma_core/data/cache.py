@@ -1,5 +1,6 @@
 """Videos decoded once, into files of raw frames that training maps into memory."""
 
+import fcntl
 import json
 import math
 import time
@@ -21,6 +22,7 @@ from amma_core.video import VideoReader
 Frames = NDArray[np.uint8]
 
 INDEX_FILE = "index.json"
+LOCK_FILE = "index.lock"
 OLD_FRAMES_FILE = "frames.u8"
 """All frames, in caches of older versions."""
 SECONDS_AT_WORK = 3600.0
@@ -131,10 +133,12 @@ def _write_frames(folder: Path, videos: Mapping[str, Path], max_side: int | None
 
 def _add_to_index(folder: Path, added: Mapping[str, dict]) -> None:
     """Last of all: a build that was cut short leaves the cache as it was."""
-    before = _read_index(folder)  # again, as another run may have added videos, too
-    entries = {**before, **added}
-    with written_whole(folder / INDEX_FILE) as file:
-        file.write(json.dumps({"entries": entries}).encode())
+    with (folder / LOCK_FILE).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another run may add videos, too, and neither shall lose its own
+        before = _read_index(folder)
+        entries = {**before, **added}
+        with written_whole(folder / INDEX_FILE) as file:
+            file.write(json.dumps({"entries": entries}).encode())
     used, replaced = ({entry["frames"] for entry in each.values()} for each in (entries, before))
     for path in folder.glob("frames*"):
         # A file of no index is one that another run still writes, or that one which was killed has left.
@@ -143,7 +147,10 @@ def _add_to_index(folder: Path, added: Mapping[str, dict]) -> None:
 
 
 def _is_left(path: Path) -> bool:
-    return time.time() - path.stat().st_mtime > SECONDS_AT_WORK
+    try:
+        return time.time() - path.stat().st_mtime > SECONDS_AT_WORK
+    except FileNotFoundError:
+        return False  # it has just got its name from the run that wrote it
 
 
 def _decode_all(videos: Mapping[str, Path], max_side: int | None) -> Iterator[tuple[str, Frames]]:

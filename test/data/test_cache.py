@@ -1,5 +1,7 @@
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -7,8 +9,17 @@ import cv2
 import numpy as np
 import pytest
 
-from amma_core.data.cache import INDEX_FILE, OLD_FRAMES_FILE, SECONDS_AT_WORK, open_or_build, read_frames
+from amma_core.data.cache import (
+    INDEX_FILE,
+    OLD_FRAMES_FILE,
+    SECONDS_AT_WORK,
+    FrameCache,
+    open_or_build,
+    read_frames,
+)
 from amma_core.errors import AmmaError
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -35,6 +46,16 @@ def test_cached_frames_are_the_decoded_ones(videos, tmp_path):
         assert (cache[name] == read_frames(path)).all()
     assert cache["b"].shape == (3, 96, 48, 3)
     np.testing.assert_allclose(cache["a"][:, 0, 0, 0], [20, 40, 60, 80, 100], atol=2)
+
+
+def test_runs_that_add_at_the_same_time_lose_nothing(tmp_path):
+    imports = "import sys; from pathlib import Path; from amma_core.data.cache import open_or_build\n"
+    add = "[open_or_build(sys.argv[1], {f'{sys.argv[3]} {i}': Path(sys.argv[2])}) for i in range(15)]"
+    video = record(tmp_path / "video.avi", [20], (16, 16))
+    commands = [[sys.executable, "-c", imports + add, tmp_path / "cache", video, run] for run in "abcd"]
+    runs = [subprocess.Popen(command, cwd=ROOT) for command in commands]
+    assert [run.wait() for run in runs] == [0] * 4
+    assert len(FrameCache(tmp_path / "cache")) == 60
 
 
 def test_cached_frames_are_read_only(videos, tmp_path):
@@ -95,7 +116,7 @@ def test_frames_that_nothing_needs_any_more_are_removed_but_not_from_who_maps_th
     folder = tmp_path / "cache"
     mapped = open_or_build(folder, videos)
     shrunk = open_or_build(folder, videos, max_side=32)
-    assert len(list(folder.iterdir())) == 2  # the index and one file of frames
+    assert len(list(folder.iterdir())) == 3  # the index, its lock and one file of frames
     assert shrunk["a"].shape == (5, 24, 32, 3)
     for name, path in videos.items():
         assert (mapped[name] == read_frames(path)).all()
