@@ -367,7 +367,8 @@ def test_several_cameras_share_one_model_and_nothing_else(graph, tiny_model):
     detections = {name: graph.listen(Detection2DArray, f"{name}/detections") for name in names}
     cameras = {name: Camera(graph, topic=f"{name}/image") for name in names}
     graph.add(LinkerNode, lazy=True, cameras=names)
-    node = graph.add(DetectorNode, model=tiny_model, lazy=True, cameras=names, queue_depth=100, **RELIABLE)
+    patient = {"queue_depth": 100, "batch_wait": 1000.0, **RELIABLE}
+    node = graph.add(DetectorNode, model=tiny_model, lazy=True, cameras=names, **patient)
     for camera in cameras.values():
         camera.wait_for_subscribers()
     batches = []
