@@ -18,7 +18,7 @@ import yaml
 
 from amma_core.config import NetworkConfig
 from amma_core.errors import AmmaError
-from amma_core.files import make_folder, written_whole
+from amma_core.files import make_folder, write_text_whole, written_whole
 
 if TYPE_CHECKING:
     from amma_core.network import Amma
@@ -185,8 +185,7 @@ def save(
     make_folder(path)
     with written_whole(path / WEIGHTS) as file:
         file.write(weights)
-    with written_whole(path / CONFIG) as file:
-        file.write(config.encode())
+    write_text_whole(path / CONFIG, config)
     return made
 
 

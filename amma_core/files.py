@@ -29,6 +29,12 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
             partial.unlink()
 
 
+def write_text_whole(path: Path, text: str) -> None:
+    """A text file in UTF-8 that appears whole; AmmaError where it cannot be written."""
+    with written_whole(path) as file:
+        file.write(text.encode())
+
+
 def check_writable(path: Path) -> None:
     """AmmaError unless a file can be written there: better known before long work than after it."""
     if path.is_dir():

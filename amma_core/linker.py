@@ -194,13 +194,15 @@ class TubeLinker:
     def _qualified(self, tubes: "_Tubes", min_frames: int) -> np.ndarray:
         long_enough = tubes.newest - tubes.first + 1 >= min_frames
         needed = np.asarray(self.min_score)
+        if not needed.ndim:
+            return long_enough & (tubes.score >= needed)
         last = np.max(tubes.label, initial=-1)
-        if needed.ndim and last >= len(needed):
+        if last >= len(needed):
             raise AmmaError(
                 f"The linker's min_score has {len(needed)} numbers, but there are tubelets of class {last}, "
                 "counted from 0; give one number, or one for every class."
             )
-        return long_enough & (tubes.score >= (needed[tubes.label] if needed.ndim else needed))
+        return long_enough & (tubes.score >= needed[tubes.label])
 
     def _match(self, labels: Ints, boxes: np.ndarray) -> Ints:
         """For each tube the index of the tubelet it takes, or -1.

@@ -27,7 +27,7 @@ from amma_core.errors import AmmaError
 from amma_core.evaluation.metrics import evaluate, table
 from amma_core.evaluation.predictions import Predictions, check_rows, predict, save_predictions
 from amma_core.evaluation.tubes import annotated_tubes
-from amma_core.files import make_folder, written_whole
+from amma_core.files import make_folder, write_text_whole
 from amma_core.types import Tubelets
 from amma_ros.bag import BagWriter
 from amma_ros.bag_reader import BagReader, Topic
@@ -110,9 +110,8 @@ def _write_report(
     title = f"Action detection in {summary['bag']}, {summary['topic']}"
     command = shlex.join(["amma", *sys.argv[1:]])
     page = make_report(title, {name: predictions}, [truth.video], truth.labels, mode=mode, commands=[command])
-    for file_name, text in (("metrics.json", json.dumps(summary["metrics"]) + "\n"), ("report.html", page)):
-        with written_whole(folder / file_name) as file:
-            file.write(text.encode())
+    write_text_whole(folder / "metrics.json", json.dumps(summary["metrics"]) + "\n")
+    write_text_whole(folder / "report.html", page)
 
 
 def _stem(path: Path) -> str:

@@ -13,8 +13,6 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
 HERE = Path(__file__).resolve().parent
-
-
 TOPICS = ("action_tubes", "label_info", "action_events")
 
 
@@ -28,7 +26,7 @@ def behavior(camera: str) -> Node:
     return Node(
         package="amma_ros",
         executable="behavior_node",
-        name=f"behavior_{camera}".rstrip("_"),
+        name=f"behavior_{camera}" if camera else "behavior",
         namespace=LaunchConfiguration("namespace"),
         parameters=[
             LaunchConfiguration("params_file"),

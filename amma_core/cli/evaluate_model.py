@@ -25,7 +25,7 @@ from amma_core.evaluation.frame_map import MODES
 from amma_core.evaluation.metrics import evaluate, table
 from amma_core.evaluation.predictions import load_predictions, save_predictions
 from amma_core.evaluation.tubes import Tubes, annotated_tubes
-from amma_core.files import written_whole
+from amma_core.files import write_text_whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -110,8 +110,7 @@ def _conclude(
         "ms": dict(zip(STAGES, (seconds / len(latencies) * 1000).tolist(), strict=True)),
     }
     for file_name, content in (("metrics.json", metrics), ("timings.json", [timing])):
-        with written_whole(output / file_name) as file:
-            file.write((json.dumps(content, indent=1) + "\n").encode())
+        write_text_whole(output / file_name, json.dumps(content, indent=1) + "\n")
     if arguments.json:
         print(json.dumps(metrics | {key: timing[key] for key in ("frames", "fps", "latency_ms")}))
         return

@@ -14,7 +14,7 @@ from pathlib import Path
 from amma_core.cli.evaluate import add_inputs, read_inputs
 from amma_core.errors import AmmaError
 from amma_core.evaluation.predictions import load_predictions
-from amma_core.files import written_whole
+from amma_core.files import write_text_whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,8 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
         timings=timings,
         commands=_commands(arguments),
     )
-    with written_whole(Path(arguments.output)) as file:
-        file.write(page.encode())
+    write_text_whole(Path(arguments.output), page)
     print(f"{arguments.output}: {len(page) / 1e6:.1f} MB")
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from amma_core.errors import AmmaError
-from amma_core.files import make_folder, written_whole
+from amma_core.files import make_folder, write_text_whole, written_whole
 from amma_core.video import VideoReader
 
 Frames = NDArray[np.uint8]
@@ -137,8 +137,7 @@ def _add_to_index(folder: Path, added: Mapping[str, dict]) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)  # another run may add videos, too, and neither shall lose its own
         before = _read_index(folder)
         entries = {**before, **added}
-        with written_whole(folder / INDEX_FILE) as file:
-            file.write(json.dumps({"entries": entries}).encode())
+        write_text_whole(folder / INDEX_FILE, json.dumps({"entries": entries}))
     used, replaced = ({entry["frames"] for entry in each.values()} for each in (entries, before))
     for path in folder.glob("frames*"):
         # A file of no index is one that another run still writes, or that one which was killed has left.

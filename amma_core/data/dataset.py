@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from amma_core.data.plain_objects import plain_object
 from amma_core.errors import AmmaError
-from amma_core.files import written_whole
+from amma_core.files import write_text_whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,8 +104,7 @@ def save_dataset(dataset: Dataset, path: str | Path) -> None:
 
     videos = {name: entry(video) for name, video in dataset.videos.items()}
     content = {"labels": dataset.labels, "videos": videos, "splits": dataset.splits}
-    with written_whole(path) as file:
-        file.write((json.dumps(content, separators=(",", ":")) + "\n").encode())
+    write_text_whole(path, json.dumps(content, separators=(",", ":")) + "\n")
 
 
 def _load_json(path: Path) -> Dataset:

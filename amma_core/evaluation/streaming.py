@@ -24,7 +24,7 @@ from amma_core.errors import AmmaError
 from amma_core.evaluation.predictions import tube_arrays, tubes_of
 from amma_core.evaluation.tubelets import frame_detections
 from amma_core.evaluation.tubes import Tubes
-from amma_core.files import make_folder, written_whole
+from amma_core.files import make_folder, write_text_whole, written_whole
 from amma_core.linker import TubeLinker
 from amma_core.pipeline import ActionPipeline
 from amma_core.runtime.torch_runtime import TorchRuntime
@@ -258,5 +258,4 @@ def _claim(folder: Path, settings: Settings, videos: list[Video]) -> None:
     note = folder / "settings.json"
     if note.exists() and json.loads(note.read_text()) != content:
         raise AmmaError(f"{folder} holds results of another model, split or setting; give another --output")
-    with written_whole(note) as file:  # several ranks may be at it
-        file.write(json.dumps(content).encode())
+    write_text_whole(note, json.dumps(content))  # several ranks may be at it
