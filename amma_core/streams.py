@@ -135,7 +135,7 @@ def infer(
     answering = [(cache, step) for cache, step in work if step.answers]
     if not answering:
         return []
-    maps = runtime.head([cache.features for cache, _ in answering])
+    maps = runtime.head([cache.features for cache, _ in answering], top)
     answers = []
     for (cache, step), heat, movement, size in zip(answering, *maps, strict=True):
         labels, scores, boxes = decode(

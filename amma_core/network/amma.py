@@ -34,10 +34,8 @@ class Amma(nn.Module):
 
     def inputs(self, clips: Tensor) -> tuple[Tensor, Tensor | None]:
         """(B, t, 3, S, S) clips -> newest frames and micro-motion, (B, 3, S, S) each, for the streams."""
-        if self.micro_motion is None:
-            return normalise(clips[:, -1]), None
-        frames = normalise(clips)
-        return frames[:, -1], self.micro_motion(frames)
+        motion = None if self.micro_motion is None else self.micro_motion(clips)
+        return normalise(clips[:, -1]), motion
 
     def clip_features(self, clips: Tensor) -> Tensor:
         """(B, t, 3, S, S) clips -> (B, 256, S/16, S/16)."""
@@ -64,5 +62,20 @@ class Amma(nn.Module):
 
     def head(self, features: Tensor) -> Maps:
         """(B, K, 64, S/16, S/16) encoded clips, oldest first -> Maps."""
+        return self.branches(self._fine(features))
+
+    def heat_and_movement(self, features: Tensor, top: int | None = None) -> tuple[Tensor, Tensor]:
+        """Two of the three maps of :meth:`head`; see :meth:`Head.heat_and_movement`."""
+        return self.branches.heat_and_movement(self._fine(features), top)
+
+    def size(self, features: Tensor) -> Tensor:
+        """(B, 64, S/16, S/16) encoded clips -> (B, 2, G, G), what :meth:`head` says of each clip's sizes.
+
+        It depends on no other clip, so a stream can keep it.
+        """
+        return self.branches.size(self._fine(features[:, None])[:, 0])
+
+    def _fine(self, features: Tensor) -> Tensor:
+        """(B, K, 64, S/16, S/16) -> (B, K, 64, G, G)."""
         fine = enlarge(features.flatten(0, 1), self.config.grid, self.config.upsample)
-        return self.branches(fine.unflatten(0, features.shape[:2]))
+        return fine.unflatten(0, features.shape[:2])

@@ -22,5 +22,8 @@ class Runtime(Protocol):
     def encode(self, clips: NDArray[np.uint8]) -> list[Any]:
         """(B, t, S, S, 3) BGR clips -> one feature per clip."""
 
-    def head(self, windows: Sequence[Sequence[Any]]) -> NumpyMaps:
-        """B windows of K features each, oldest first -> maps."""
+    def head(self, windows: Sequence[Sequence[Any]], top: int) -> NumpyMaps:
+        """B windows of K features each, oldest first -> maps.
+
+        Movement may be left out, as 0, where heat has none of its `top` highest peaks.
+        """

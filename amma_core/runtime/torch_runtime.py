@@ -35,17 +35,23 @@ class TorchRuntime:
         self._network = fold_batch_norm(network).to(self.device, memory_format=torch.channels_last)
 
     @torch.inference_mode()
-    def encode(self, clips: NDArray[np.uint8]) -> list[Tensor]:
+    def encode(self, clips: NDArray[np.uint8]) -> list[tuple[Tensor, Tensor]]:
+        """Each clip's feature and, as these depend on no other clip, its sizes."""
         self.clips_encoded += len(clips)
         frames = torch.from_numpy(clips).to(self.device, non_blocking=True).permute(0, 1, 4, 2, 3)
         with self._autocast():
-            return list(self._network.encode(frames))
+            features = self._network.encode(frames)
+            return list(zip(features, self._network.size(features), strict=True))
 
     @torch.inference_mode()
-    def head(self, windows: Sequence[Sequence[Tensor]]) -> NumpyMaps:
+    def head(self, windows: Sequence[Sequence[tuple[Tensor, Tensor]]], top: int) -> NumpyMaps:
+        features = torch.stack([torch.stack([feature for feature, _ in window]) for window in windows])
+        sizes = torch.stack([torch.cat([size for _, size in window]) for window in windows])
+        # A GPU computes all of a map sooner than it finds the cells that matter.
+        few = top if self.device.type == "cpu" else None
         with self._autocast():
-            maps = self._network.head(torch.stack([torch.stack(list(window)) for window in windows]))
-        return tuple(values.float().cpu().numpy() for values in maps)
+            heat, movement = self._network.heat_and_movement(features, few)
+        return tuple(values.float().cpu().numpy() for values in (heat, movement, sizes))
 
     def _autocast(self) -> torch.autocast:
         lower = self.precision is not torch.float32

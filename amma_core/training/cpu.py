@@ -4,9 +4,9 @@ import ctypes
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from amma_core.network import Amma
+from amma_core.network.micro_motion import halve
 
 
 def make_faster(network: Amma, frozen_norms: bool) -> None:
@@ -105,9 +105,7 @@ class _Clamp(torch.autograd.Function):
 
 
 class SlicedMaxPool2d(nn.MaxPool2d):
-    """3x3, stride 2, padding 1, of even-sized maps: by rows, then by columns, a fourth of the time."""
+    """3x3, stride 2, padding 1, of even-sized maps behind a ReLU: a fourth of the time."""
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.pad(x, (1, 0, 1, 0), value=-torch.inf)
-        rows = torch.maximum(torch.maximum(x[:, :, :-2:2], x[:, :, 1:-1:2]), x[:, :, 2::2])
-        return torch.maximum(torch.maximum(rows[..., :-2:2], rows[..., 1:-1:2]), rows[..., 2::2])
+        return halve(x)

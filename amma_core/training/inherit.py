@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from amma_core.bundle import Bundle
 from amma_core.errors import AmmaError
 from amma_core.network import Amma
-from amma_core.network.micro_motion import normalise
 
 OF_CLASSES = ("branches.center.2.weight", "branches.center.2.bias")
 """The only weights that belong to the labels."""
@@ -83,7 +82,7 @@ def settle_motion(network: Amma, clips: Tensor) -> None:
         norm.reset_running_stats()
         norm.momentum = None  # the mean over what follows, and nothing from before
     stages.train()
-    x = network.micro_motion(normalise(clips))
+    x = network.micro_motion(clips)
     for stage in stages:
         x = stage(x)
     for norm, momentum in zip(norms, usual, strict=True):

@@ -1,15 +1,17 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from amma_core.config import FUSIBLE_STAGES, NetworkConfig
+from amma_core.decoding import decode
 from amma_core.errors import AmmaError
 from amma_core.network import Amma, gmacs_per_clip, parameter_count
 from amma_core.network.backbones import BACKBONES
 from amma_core.network.decoder import DeformableConv2d
-from amma_core.network.micro_motion import MicroMotion, normalise
+from amma_core.network.micro_motion import MicroMotion, halve, normalise
 
 COSTS = [
     # backbone, motion, fusion stages, parameters, 1e9 multiply-adds per clip; K = 5, 21 classes, 288 pixels
@@ -85,15 +87,48 @@ def test_box_branch_gives_each_clip_its_own_size():
     assert changed.tolist() == [False, True, False]
 
 
+@pytest.mark.parametrize("top", [1, 7, 100, 10_000])
+@pytest.mark.parametrize("values", ["continuous", "coarse", "constant", "broken"])
+def test_movement_at_the_peaks_alone_is_enough_for_decoding(values, top):
+    """Also where scores are equal, as in half precision."""
+    net = network(small())
+    nn.init.normal_(net.branches.center[2].weight, std=1.0 if values != "constant" else 0.0)
+    features = torch.randn(2, 3, 64, 4, 4)
+    if values == "coarse":
+        net.branches.center.append(Rounded())
+    elif values == "broken":
+        features[0, 0, 0, 1, 1] = torch.nan
+    with torch.inference_mode():
+        heat, movement, size = net.head(features)
+        same_heat, some_movement = net.heat_and_movement(features, top)
+    torch.testing.assert_close(same_heat, heat, equal_nan=True)
+    if values == "continuous" and top < 10:
+        assert ((some_movement != 0).any(dim=1).flatten(1).sum(dim=1) <= top).all()
+    for i in range(2):
+        expected = decode(heat[i].numpy(), movement[i].numpy(), size[i].numpy(), (64, 64), top)
+        found = decode(heat[i].numpy(), some_movement[i].numpy(), size[i].numpy(), (64, 64), top)
+        assert len(found[0]) > 0
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-3)
+
+
+class Rounded(nn.Module):
+    """Logits to halves: many cells are equally hot."""
+
+    def forward(self, logits: torch.Tensor) -> torch.Tensor:
+        return (2 * logits).round() / 2
+
+
 def test_center_branch_starts_rare():
     assert torch.allclose(Amma(small()).branches.center[2].bias, torch.tensor(-2.19), atol=0.01)
 
 
 class TestMicroMotion:
     def test_diff_is_the_length_of_the_pooled_colour_difference(self):
+        unit = 255 * torch.tensor([0.28863828, 0.27408164, 0.27809835])  # of a standardised colour
         clip = torch.zeros(1, 4, 3, 32, 32)
-        clip[0, 0] = torch.tensor([3.0, 0.0, 4.0]).view(3, 1, 1)
-        clip[0, 2] = 2.0
+        clip[0, 0] = (unit * torch.tensor([3.0, 0.0, 4.0])).view(3, 1, 1)
+        clip[0, 2] = (unit * 2.0).view(3, 1, 1)
         motion = MicroMotion(learned=False, upsample="bilinear")(clip)
         assert motion.shape == (1, 3, 32, 32)
         means = motion.mean(dim=(0, 2, 3))
@@ -102,8 +137,8 @@ class TestMicroMotion:
     def test_conv_diff_follows_equations_1_to_3(self):
         torch.manual_seed(1)
         module = MicroMotion(learned=True, upsample="nearest")
-        clip = torch.randn(2, 4, 3, 16, 16)
-        pooled = [nn.functional.max_pool2d(clip[:, i], 3, 2, 1) for i in range(4)]
+        clip = torch.randint(0, 256, (2, 4, 3, 16, 16), dtype=torch.uint8)
+        pooled = [nn.functional.max_pool2d(normalise(clip[:, i]), 3, 2, 1) for i in range(4)]
         filtered = [module.filters(frame) for frame in pooled]
         for i in range(3):
             expected = ((filtered[i] - filtered[3] + 1e-6) ** 2).sum(1).sqrt()
@@ -113,7 +148,7 @@ class TestMicroMotion:
     def test_conv_diff_begins_as_diff_and_all_its_filters_learn(self):
         torch.manual_seed(2)
         module, plain = (MicroMotion(learned=learned, upsample="nearest") for learned in (True, False))
-        clip = torch.randn(1, 4, 3, 32, 32)
+        clip = torch.randint(0, 256, (1, 4, 3, 32, 32), dtype=torch.uint8)
         motion = module(clip)
         assert (motion - plain(clip)).norm() < 0.02 * motion.norm()
         motion.square().sum().backward()
@@ -121,7 +156,7 @@ class TestMicroMotion:
 
     def test_bias_cancels(self):
         module = MicroMotion(learned=True, upsample="bilinear")
-        clip = torch.randn(1, 4, 3, 16, 16)
+        clip = torch.randint(0, 256, (1, 4, 3, 16, 16), dtype=torch.uint8)
         before = module(clip)
         with torch.no_grad():
             module.filters.bias += 7.0
@@ -135,10 +170,10 @@ class TestMicroMotion:
         assert torch.isfinite(module.filters.weight.grad).all()
 
     def test_longer_clips_compare_the_first_three_frames(self):
-        clip = torch.randn(1, 5, 3, 16, 16)
+        clip = torch.randint(0, 256, (1, 5, 3, 16, 16), dtype=torch.uint8)
         module = MicroMotion(learned=False, upsample="bilinear")
         before = module(clip)
-        clip[:, 3] += 10.0
+        clip[:, 3] //= 2
         torch.testing.assert_close(module(clip), before)
 
 
@@ -191,6 +226,15 @@ def test_fusion_blends_one_way_and_keeps_its_share_within_bounds():
         torch.testing.assert_close(
             net.backbone(torch.randn_like(frames), motion), net.backbone(frames, motion)
         )
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_halving_is_max_pooling(dtype):
+    frames = torch.randint(0, 256, (2, 3, 12, 16), dtype=torch.uint8)
+    expected = nn.functional.max_pool2d(frames.float(), kernel_size=3, stride=2, padding=1)
+    halved = halve(frames.to(dtype))
+    assert halved.dtype == dtype
+    assert torch.equal(halved.float(), expected)
 
 
 def test_normalise_standardises_bgr():
