@@ -2,6 +2,7 @@
 
 from collections import deque
 from dataclasses import dataclass
+from math import ceil
 
 import cv2
 import numpy as np
@@ -83,7 +84,7 @@ class ClipAssembler:
         """Frames of the whole run that had been added, but were dropped with a skipped one."""
         self.cut = ""
         """Why the last stream ended that did not end by itself."""
-        self._span = length  # frames from one clip to the next, those passed over too
+        self._stride = 1.0  # frames for one of a clip, those passed over too
         self._begin()
 
     def _begin(self) -> None:
@@ -140,7 +141,15 @@ class ClipAssembler:
     @property
     def lacking(self) -> int:
         """Frames until the clip begun is whole, if they come as for the last one; 0 if none is begun."""
-        return max(1, self._span - self._since_key) if self._since_key else 0
+        if not self._since_key:
+            return 0
+        since_taken = self.number - self._recent[-1][1]
+        return max(1, ceil((self.length - self._fresh) * self._stride) - since_taken)
+
+    @property
+    def span(self) -> int:
+        """Frames that a clip takes from one to the next, if they come as for the last one."""
+        return ceil(self.length * self._stride)
 
     def skip(self, stamp: int) -> list[Step]:
         """Count a frame that nobody will look at. The clip begun is dropped with it: no clip has holes."""
@@ -195,7 +204,8 @@ class ClipAssembler:
         if self._fresh:
             clip = self._clip(list(self._recent))
             self._made += 1
-            self._span = self._since_key if self._fresh == self.length else self._span
+            if self._fresh == self.length > 1:
+                self._stride = (self._recent[-1][1] - self._recent[0][1]) / (self.length - 1)
             self._fresh = self._since_key = 0
         answers = last or self.policy == "pad_first" or self._made >= self.clips
         settled = np.array(self._settled if answers else [], np.int64).reshape(-1, 2)

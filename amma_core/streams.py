@@ -41,6 +41,11 @@ class Stream:
         return self._assembler.lacking
 
     @property
+    def span(self) -> int:
+        """Frames that a clip takes, about, those counted that come too soon for it."""
+        return self._assembler.span
+
+    @property
     def number(self) -> int:
         """``Tubelets.stream`` of the newest frame, or, after a flush, of the next one."""
         return self._assembler.stream

@@ -261,7 +261,7 @@ class Camera:
             answered = self.stream.add(image, conversions.to_nanoseconds(frame.header.stamp))
         if self.stream.number != before:
             self.node.get_logger().info(f"a new stream: {self.stream.cut}")
-        self.queue.lacking = self.stream.lacking
+        self.queue.expect(self.stream.lacking, self.stream.span)
         self._header = frame.header
         if self.settings["causal"] and not answered:
             self._announcement = frame.header

@@ -18,11 +18,11 @@ class Frame:
 
 
 class FrameQueue:
-    """The frames of one camera that wait. When it is full, the oldest clip is given up.
+    """The frames of one camera that wait. When there are too many, old ones are given up for the new.
 
-    At most `depth` images wait. One more, and the images of the oldest `clip` frames are dropped that no clip
-    needs which has been begun; the frames themselves still come out, in order, so that all are accounted for.
-    Belongs to a :class:`Handover`.
+    At most `depth` images wait. One more, and the images of as many frames are dropped as a clip has: those
+    behind a hole that waits already, or else the oldest that the clip begun does not lack. The frames
+    themselves still come out, in order, so that all are accounted for. Belongs to a :class:`Handover`.
     """
 
     def __init__(self, changed: Condition, depth: int, clip: int):
@@ -31,14 +31,22 @@ class FrameQueue:
         self.items: deque[Frame | Action] = deque()
         self.skipped = 0
         """Frames given up so far."""
-        self.lacking = 0
-        """Frames that the clip begun still lacks, as far as who takes them knows."""
         self._images = 0
         self._changed = changed
 
     def fit(self, clip: int) -> None:
-        """Clips have this many frames; there is room for two of them whatever `depth` was wanted."""
-        self.depth, self.clip = max(self._wanted_depth, 2 * clip), clip
+        """Clips have this many frames."""
+        self.clip = clip
+        self.expect(0, clip)
+
+    def expect(self, lacking: int, span: int) -> None:
+        """As far as who takes the frames knows: how many the clip begun still lacks, 0 if none is begun, and
+        how many a clip spans, those counted that come too soon for it.
+
+        There is room for a clip that has begun and for what is given up at a time, whatever depth was wanted.
+        """
+        self.lacking, self.span = lacking, span
+        self.depth = max(self._wanted_depth, span + self.clip)
 
     def __len__(self) -> int:
         """Images that wait."""
@@ -49,7 +57,7 @@ class FrameQueue:
             self.items.append(Frame(message.header, message))
             self._images += 1
             if self._images > self.depth:
-                self._give_up_oldest_clip()
+                self._give_up_old_frames()
             self._changed.notify()
 
     def call(self, action: Action) -> None:
@@ -69,7 +77,7 @@ class FrameQueue:
         self.items = deque(item for item in self.items if not isinstance(item, Frame))
         self._images = 0
 
-    def _give_up_oldest_clip(self) -> None:
+    def _give_up_old_frames(self) -> None:
         """Make a hole, or a longer one, after the clip begun: a hole costs the clip that it cuts short."""
         frames = [item for item in self.items if isinstance(item, Frame)]
         holes = [place for place, frame in enumerate(frames) if frame.message is None]
@@ -81,12 +89,11 @@ class FrameQueue:
 
 
 class Handover:
-    """The queues of all cameras, and the thread that empties them, in turn."""
+    """The queues of all cameras, and the thread that empties them, clip by clip."""
 
     def __init__(self):
         self._changed = Condition()
         self._queues: list[FrameQueue] = []
-        self._turn = 0
         self._closed = False
 
     def add_queue(self, depth: int, clip: int) -> FrameQueue:
@@ -96,10 +103,13 @@ class Handover:
     def get(
         self, busy: Collection[FrameQueue] = (), until: float | None = None
     ) -> tuple[FrameQueue, Frame | Action] | None:
-        """The next item of the queues that are not busy, each in its turn.
+        """The next item of the queues that are not busy: of the one whose clip lacks most frames.
 
-        Waits for one until the time.monotonic() of `until`, or as long as it takes. None if none came until
-        then, also where more wait, and when the handover is closed and empty.
+        So all clips get whole at about the same time, and no camera has two while another has none, however
+        many frames a clip of it spans or skips. Queues that lack equally many take turns.
+
+        Waits for an item until the time.monotonic() of `until`, or as long as it takes. None if none came
+        until then, also where more wait, and when the handover is closed and empty.
         """
         # A queue that is never empty must not keep those from their turn that are busy
         if until is not None and time.monotonic() >= until:
@@ -111,13 +121,13 @@ class Handover:
                 if self._closed or (left is not None and left <= 0):
                     return None
                 self._changed.wait(left)
-            count = len(self._queues)
-            for place in range(self._turn, self._turn + count):
-                queue = self._queues[place % count]
-                if queue in free and queue.items:
-                    self._turn = (place + 1) % count
-                    return queue, queue.pop()
-            return None
+            ready = [queue for queue in free if queue.items]
+            if not ready:
+                return None
+            queue = max(ready, key=lambda queue: queue.lacking or queue.span)
+            self._queues.remove(queue)  # max takes the first of several
+            self._queues.append(queue)
+            return queue, queue.pop()
 
     def close(self) -> None:
         """Drop the frames that wait; what else there is to do still comes out."""

@@ -177,8 +177,8 @@ DETECTOR = (
     Parameter(
         "queue_depth",
         10,
-        "Frames that may wait for the network (two clips if that is more). When it is full, whole clips are "
-        "skipped, the oldest first.",
+        "Images that may wait for the network; room for the frames that one clip spans, and one clip more, "
+        "there is always. When they are more, old frames are skipped, as many as a clip has at a time.",
         INACTIVE,
         1,
         1000,

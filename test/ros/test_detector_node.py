@@ -116,6 +116,28 @@ def test_every_frame_is_answered_or_counted_where_clips_are_torn_too(graph, tiny
     assert node._cameras[0].meter.totals["torn"]
 
 
+def test_a_clip_that_spans_more_frames_than_may_wait_is_not_torn(graph, tiny_model):
+    newest = figures(graph, "detector: camera")
+    camera = Camera(graph)
+    parameters = RELIABLE | {"target_fps": 30.0, "queue_depth": 8}
+    node = graph.add(DetectorNode, model=tiny_model, diagnostics_period=0.1, **parameters)
+    camera.wait_for_subscribers()
+    camera.film(12, fps=90)
+    graph.wait(lambda: newest().get("frames answered") == "10", "the first clip")
+    busy = Event()
+    node._cameras[0].queue.call(lambda: busy.wait(20))
+    camera.film(68, start=100 * SECOND + 12 * SECOND // 90, fps=90)
+    graph.wait(lambda: newest().get("frames received") == "80", "80 images to be received")
+    busy.set()
+    camera.leave()
+
+    def all_told() -> bool:
+        return int(newest()["frames answered"]) + int(newest()["frames skipped"]) == 80
+
+    graph.wait(all_told, "every frame in a count")
+    assert not node._cameras[0].meter.totals["torn"]
+
+
 # Time
 
 

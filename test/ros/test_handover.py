@@ -1,8 +1,10 @@
 from threading import Thread
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from amma_core.clips import ClipAssembler
 from amma_ros.handover import Frame, Handover
 
 
@@ -77,7 +79,7 @@ def test_there_is_room_for_two_clips_at_least():
     assert filled(10, depth=1, clip=5).skipped == 0
 
 
-def test_it_does_not_grow_however_many_come():
+def test_images_do_not_pile_up_however_many_come():
     queue = filled(1000, depth=8, clip=4)
     assert len(queue) <= 8
     assert queue.items[-1].header == 1000
@@ -95,6 +97,34 @@ def test_queues_take_turns_and_busy_ones_are_passed_over():
     assert handover.get(busy=[left, right]) is None
     assert handover.get()[1].header == 3
     assert handover.get(until=0.0) is None
+
+
+@pytest.mark.parametrize(
+    ("rates", "target"),
+    [([30, 30], None), ([30, 60], None), ([120, 30], 30.0), ([60, 15], 15.0), ([30, 30, 30, 30], 10.0)],
+)
+def test_all_cameras_get_as_many_clips_whatever_their_rates(rates, target):
+    """Where the network is too slow for all of them, and takes one clip at a time."""
+    handover = Handover()
+    queues = [handover.add_queue(10, 4) for _ in rates]
+    assemblers = {queue: ClipAssembler(4, 3, 8, target_fps=target) for queue in queues}
+    clips, picture, ready, most = dict.fromkeys(queues, 0), np.zeros((8, 8, 3), np.uint8), 0.0, 0
+    arrivals = sorted((n / rate, queue) for queue, rate in enumerate(rates) for n in range(30 * rate))
+    for now, number in arrivals:
+        queues[number].put(message(round(now * 1e9)))
+        most = max(most, len(queues[number].items))
+        while now >= ready and any(queue.items for queue in queues):
+            queue, frame = handover.get()
+            assembler, stamp = assemblers[queue], frame.header
+            steps = assembler.skip(stamp) if frame.message is None else assembler.add(picture, stamp)
+            queue.expect(assembler.lacking, assembler.span)
+            if steps:
+                clips[queue] += 1
+                ready = now + 0.2
+    assert sum(clips.values()) > 0.95 * 30 / 0.2, "the network was idle"
+    assert max(clips.values()) - min(clips.values()) <= 2
+    assert sum(assembler.torn for assembler in assemblers.values()) < 30
+    assert most <= 0.2 * len(rates) * max(rates) + 40, "what was skipped piles up"
 
 
 def test_waiting_ends_when_something_comes():
