@@ -4,9 +4,8 @@ import fcntl
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from uuid import uuid4
 
@@ -62,11 +61,11 @@ def open_or_build(folder: Path, videos: Mapping[str, Path], max_side: int | None
     """The cache in `folder`, after adding those of `videos` (name -> file) that it doesn't hold yet.
 
     A video counts as held if its file, or its folder of images, has the size and the time of change that it
-    had then. What runs have mapped never changes: new frames go into a file of their own.
+    (or the newest image) had then. What runs have mapped never changes: new frames go into a file of their own.
 
     `max_side` shrinks larger frames to that many pixels on their longer side; None keeps them as they are.
     The files take 3 bytes per pixel: JHMDB-21 7.3 GB, or 1.2 GB with a `max_side` of 128.
-    Raises AmmaError where a video can't be read.
+    Raises AmmaError where a video can't be read, or has images of different sizes.
     """
     folder = Path(folder)
     origins = {name: _origin(file, max_side) for name, file in videos.items()}
@@ -77,14 +76,6 @@ def open_or_build(folder: Path, videos: Mapping[str, Path], max_side: int | None
         entries = _write_frames(folder, {name: videos[name] for name in missing}, max_side)
         _add_to_index(folder, {name: {"origin": origins[name], **entries[name]} for name in missing})
     return FrameCache(folder)
-
-
-def read_frames(path: Path, max_side: int | None = None) -> Frames:
-    """Every frame of a video, or of a folder of images, (n, H, W, 3) BGR.
-
-    Raises AmmaError where there is none to read.
-    """
-    return np.stack([_shrunk(frame, max_side) for frame, _ in VideoReader(path)])
 
 
 def _mapped(path: Path, size: int) -> Frames:
@@ -99,16 +90,18 @@ def _mapped(path: Path, size: int) -> Frames:
 def _origin(file: Path, max_side: int | None) -> list[int | None]:
     """What a video's frames are made from, as the index holds it."""
     try:
-        found = file.stat()
+        # Images that are written over leave their folder as it was.
+        found = [path.stat() for path in (file.iterdir() if file.is_dir() else [file])]
     except OSError:
         raise AmmaError(f"{file} does not exist") from None
-    return [found.st_size, found.st_mtime_ns, max_side]
+    newest = max((each.st_mtime_ns for each in found), default=0)
+    return [sum(each.st_size for each in found), newest, max_side]
 
 
 def _read_index(folder: Path) -> dict[str, dict]:
     """The videos of the cache; none where there is no cache, or one of an older version."""
     try:
-        return json.loads((folder / INDEX_FILE).read_text())["entries"]
+        return json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))["entries"]
     except (FileNotFoundError, KeyError):
         return {}
     except ValueError as error:
@@ -118,16 +111,23 @@ def _read_index(folder: Path) -> dict[str, dict]:
 
 
 def _write_frames(folder: Path, videos: Mapping[str, Path], max_side: int | None) -> dict[str, dict]:
-    """Decode videos into a new file; returns where each one lies."""
+    """Decode videos into a new file; returns where each one lies.
+
+    Each frame is written as it comes: a video may be longer than the memory. OpenCV decodes with all cores.
+    """
     path = folder / f"frames-{uuid4().hex}.u8"
     entries = {}
-    start = 0
     with written_whole(path) as file:
-        decoded = _decode_all(videos, max_side)
-        for name, frames in tqdm(decoded, total=len(videos), desc="decoding", unit="video"):
-            file.write(frames.tobytes())
-            entries[name] = {"frames": path.name, "start": start, "shape": frames.shape}
-            start += frames.nbytes
+        for name, source in tqdm(videos.items(), desc="decoding", unit="video"):
+            start, shapes = file.tell(), Counter()
+            for image, _ in VideoReader(source):
+                image = _shrunk(image, max_side)
+                file.write(image.tobytes())
+                shapes[image.shape] += 1
+            if len(shapes) > 1:
+                raise AmmaError(f"{source} has images of different sizes; give all of them one size")
+            ((shape, count),) = shapes.items()
+            entries[name] = {"frames": path.name, "start": start, "shape": (count, *shape)}
     return entries
 
 
@@ -150,15 +150,6 @@ def _is_left(path: Path) -> bool:
         return time.time() - path.stat().st_mtime > SECONDS_AT_WORK
     except FileNotFoundError:
         return False  # it has just got its name from the run that wrote it
-
-
-def _decode_all(videos: Mapping[str, Path], max_side: int | None) -> Iterator[tuple[str, Frames]]:
-    # OpenCV decodes outside Python's lock, so threads do; a few at a time bounds the memory.
-    items = iter(videos.items())
-    with ThreadPoolExecutor() as pool:
-        while batch := list(islice(items, 16)):
-            names, paths = zip(*batch, strict=True)
-            yield from zip(names, pool.map(lambda path: read_frames(path, max_side), paths), strict=True)
 
 
 def _shrunk(frame: Frames, max_side: int | None) -> Frames:

@@ -15,9 +15,9 @@ from amma_core.data.cache import (
     SECONDS_AT_WORK,
     FrameCache,
     open_or_build,
-    read_frames,
 )
 from amma_core.errors import AmmaError
+from amma_core.video import VideoReader
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,6 +29,10 @@ def videos(tmp_path) -> dict:
     for name, (frames, width, height) in {"a": (5, 64, 48), "b": (3, 48, 96)}.items():
         made[name] = record(tmp_path / f"{name}.avi", [20 * (i + 1) for i in range(frames)], (width, height))
     return made
+
+
+def read_frames(path: Path) -> np.ndarray:
+    return np.stack([image for image, _ in VideoReader(path)])
 
 
 def record(path: Path, levels: list[int], size: tuple[int, int]) -> Path:
@@ -110,6 +114,28 @@ def test_a_folder_of_frames_counts_as_changed_with_its_images(tmp_path):
     assert len(open_or_build(tmp_path / "cache", {"a": images})["a"]) == 1
     cv2.imwrite(str(images / "2.png"), np.full((8, 8, 3), 20, np.uint8))
     assert open_or_build(tmp_path / "cache", {"a": images})["a"][:, 0, 0, 0].tolist() == [10, 20]
+    cv2.imwrite(str(images / "1.png"), np.full((8, 8, 3), 200, np.uint8))
+    assert open_or_build(tmp_path / "cache", {"a": images})["a"][:, 0, 0, 0].tolist() == [200, 20]
+
+
+def test_images_of_different_sizes_are_no_video(tmp_path):
+    for i, side in enumerate((8, 16)):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), np.zeros((side, side, 3), np.uint8))
+    with pytest.raises(AmmaError, match="images of different sizes"):
+        open_or_build(tmp_path / "cache", {"a": tmp_path})
+
+
+def test_a_video_may_be_larger_than_the_memory(tmp_path):
+    """A hundred frames may take no more memory than one."""
+    imports = "import resource, sys; from pathlib import Path; from amma_core.data.cache import open_or_build\n"
+    build = "open_or_build(Path(sys.argv[1]), {sys.argv[2]: Path(sys.argv[2])})\n"
+    peak = "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)"
+    used = []
+    for frames in (2, 200):
+        video = record(tmp_path / f"{frames}.avi", [20] * frames, (640, 480))
+        command = [sys.executable, "-c", imports + build + peak, tmp_path / "cache", video]
+        used.append(float(subprocess.check_output(command, cwd=ROOT)))
+    assert used[1] - used[0] < 60  # all frames together: 184 MB
 
 
 def test_frames_that_nothing_needs_any_more_are_removed_but_not_from_who_maps_them(videos, tmp_path):
