@@ -75,6 +75,8 @@ class Camera:
         self._unsubscribe()
 
     def forget_queue(self) -> None:
+        if self.queue is None:
+            return
         waiting = self.frames_skipped - self._skipped
         if waiting:
             self.node.get_logger().info(f"{waiting} images of {self._topic('image')} were not looked at")

@@ -45,6 +45,7 @@ class DetectorNode(ManagedNode):
     def prepare(self) -> None:
         self._model: _Model | None = None
         self._handover: Handover | None = None
+        self._thread: Thread | None = None
         self._cameras: list[Camera] = []
         self._label_info = self._service = None
 
@@ -83,8 +84,9 @@ class DetectorNode(ManagedNode):
         for camera in self._cameras:
             clip = self._model.runtime.config.clip_length
             camera.start(self._handover.add_queue(self.settings["queue_depth"], clip))
-        self._thread = Thread(target=self._work, args=(self._handover,), name="inference", daemon=True)
-        self._thread.start()
+        thread = Thread(target=self._work, args=(self._handover,), name="inference", daemon=True)
+        thread.start()
+        self._thread = thread
 
     def stop(self) -> None:
         if self._handover is None:
@@ -92,8 +94,9 @@ class DetectorNode(ManagedNode):
         for camera in self._cameras:
             camera.stop()
         self._handover.close()
-        self._thread.join()
-        self._handover = None
+        if self._thread is not None:  # there is none where starting failed on the way
+            self._thread.join()
+        self._handover = self._thread = None
         for camera in self._cameras:
             camera.forget_queue()
 

@@ -300,13 +300,13 @@ class ManagedNode(LifecycleNode):
             action()
             return TransitionCallbackReturn.SUCCESS
         except AmmaError as error:
-            self._failure = error
+            self._failure = self._failure or error  # what follows from it is no reason
             if not self._starting:
                 self.get_logger().error(str(error))
             undo()
             return TransitionCallbackReturn.FAILURE
         except Exception as error:
-            self._failure = error
+            self._failure = self._failure or error
             # rclpy would take the error and say nothing; so do we when the process is ending
             if self.context.ok() and not self._starting:
                 self.get_logger().error(traceback.format_exc())

@@ -16,6 +16,7 @@ from test_parameters import change
 from vision_msgs.msg import Detection2DArray, LabelInfo
 
 from amma_core.errors import AmmaError
+from amma_ros.camera import Camera as DetectorCamera
 from amma_ros.detector_node import DetectorNode
 from amma_ros.linker_node import LinkerNode
 from amma_ros.node import LATCHED
@@ -166,6 +167,39 @@ def test_what_goes_wrong_at_start_is_not_hidden(graph, tiny_model, monkeypatch):
     monkeypatch.setattr(DetectorNode, "start", lambda node: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         graph.add(DetectorNode, model=tiny_model)
+
+
+@pytest.fixture
+def no_second_camera(monkeypatch):
+    """The middleware refuses the image topic of any camera but the first."""
+    subscribe = DetectorCamera._subscribe
+    monkeypatch.setattr(
+        DetectorCamera, "_subscribe", lambda camera: subscribe(camera) if camera.name == "first" else 1 / 0
+    )
+    return monkeypatch
+
+
+def test_what_goes_wrong_on_the_way_at_start_is_not_hidden_either(graph, tiny_model, no_second_camera):
+    with pytest.raises(ZeroDivisionError):
+        graph.add(DetectorNode, model=tiny_model, cameras=["first", "second", "third"])
+
+
+def test_a_start_that_went_wrong_on_the_way_can_be_tried_again(graph, tiny_model, no_second_camera):
+    lines = log(graph)
+    cameras = ["first", "second", "third"]
+    graph.add(DetectorNode, model=tiny_model, cameras=cameras, autostart=False, **RELIABLE)
+    assert transit(graph, "detector", CONFIGURE)
+    assert not transit(graph, "detector", ACTIVATE)
+    assert state(graph, "detector") == State.PRIMARY_STATE_UNCONFIGURED
+    graph.wait(lambda: lines.having("ZeroDivisionError"), "the reason")
+    no_second_camera.undo()
+    assert transit(graph, "detector", CONFIGURE)
+    assert transit(graph, "detector", ACTIVATE)
+    tubelets = graph.listen(TubeletArray, "second/tubelets")
+    camera = Camera(graph, topic="second/image")
+    camera.wait_for_subscribers()
+    camera.film(4)
+    graph.wait(lambda: tubelets, "an answer")
 
 
 @pytest.mark.parametrize("model", ["~no_such_user/model", "m" * 300])
