@@ -26,7 +26,7 @@ HOLES = 0.1
 BURST = 0.1
 """Gaps so much shorter than the mean are no camera's period: its images are stamped in bursts."""
 QUIET = 30.0
-"""Seconds between two warnings of the same kind."""
+"""Seconds between two lines of the same kind in the log."""
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 
 
@@ -41,7 +41,7 @@ class Camera:
         self.queue: FrameQueue | None = None
         self.meter = Meter()
         self._subscription = self._ending = None
-        self._warned: dict[str, float] = {}
+        self._said: dict[str, float] = {}
         qos = settings.qos("tubelets")
         topic = self._topic("tubelets")
         events = publisher_events(node, topic, "tubelets", qos, self._on_listeners)
@@ -64,7 +64,8 @@ class Camera:
     def start(self, queue: FrameQueue) -> None:
         self.queue = queue
         self.meter = Meter()
-        self._skipped = self._failed = 0
+        self._skipped = self._failed = self._cuts = 0
+        self._cut = ""
         self._stamps: list[int] = []
         self._last_image = self._steady_seconds()
         if not self.settings["lazy"] or self.publisher.get_subscription_count():
@@ -152,9 +153,11 @@ class Camera:
         rates, values = self.meter.report()
         skipped, self._skipped = self.frames_skipped - self._skipped, self.frames_skipped
         failed, self._failed = self.meter.totals["failed"] - self._failed, self.meter.totals["failed"]
+        cuts, self._cuts = self.meter.totals["cuts"] - self._cuts, self.meter.totals["cuts"]
         faults = [
             self._silence(),
             self._holes(),
+            self._pieces(cuts),
             f"{skipped} frames skipped: too slow" if skipped else "",
             f"looking at images failed {failed} times; the log says why" if failed else "",
             "images that cannot be read; the log says why" if rates.get("bad") else "",
@@ -171,6 +174,7 @@ class Camera:
                 "frames received": self.meter.totals["received"],
                 "frames answered": self.meter.totals["answered"],
                 "frames skipped": self.frames_skipped,
+                "streams begun": self.meter.totals["streams"],
                 "bad images": self.meter.totals["bad"],
                 "failures": self.meter.totals["failed"],
                 "images waiting": len(self.queue),
@@ -223,12 +227,29 @@ class Camera:
         )
         return text
 
+    def _pieces(self, cuts: int) -> str:
+        """A stream that is cut again and again, in whose pieces nobody can be followed."""
+        if self._subscription is None or cuts < 2:
+            return ""
+        topic = self._subscription.topic_name
+        text = f"the stream of {topic} was cut {cuts} times, last: {self._cut}"
+        publishers = self.node.count_publishers(topic)
+        if publishers > 1:
+            text += f"; {publishers} publishers send it: leave one"
+        self._warn("cuts", text)
+        return text
+
     def _warn(self, kind: str, text: str) -> None:
-        """Warn, but not again too soon; each camera for itself."""
-        now = self._steady_seconds()
-        if now - self._warned.get(kind, -QUIET) >= QUIET:
-            self._warned[kind] = now
+        if self._may_say(kind):
             self.node.get_logger().warning(text)
+
+    def _may_say(self, kind: str) -> bool:
+        """Whether it is not too soon to say something of this kind again; each camera for itself."""
+        now = self._steady_seconds()
+        if now - self._said.get(kind, -QUIET) < QUIET:
+            return False
+        self._said[kind] = now
+        return True
 
     # The thread of inference
 
@@ -236,6 +257,7 @@ class Camera:
         """Go on with this stream, which is new; `run` carries out what waits in cameras' streams."""
         self.stream, self.labels, self._run = stream, labels, run
         self._kind: tuple | None = None
+        self._begun: int | None = None  # number of the newest stream
         self._header = Header()
         self._announcement: Header | None = None
 
@@ -256,19 +278,28 @@ class Camera:
                 return
             kind = (frame.header.frame_id, getattr(frame.message, "encoding", "compressed"))
             if self._kind not in (None, kind):
-                self.node.get_logger().info(f"a new stream: {self._kind} became {kind} (frame_id, encoding)")
+                self._count_cut(f"{self._kind} became {kind} (frame_id, encoding)")
                 self.end_stream()
                 before = self.stream.number
             self._kind = kind
             answered = self.stream.add(image, conversions.to_nanoseconds(frame.header.stamp))
         if self.stream.number != before:
-            self.node.get_logger().info(f"a new stream: {self.stream.cut}")
+            self._count_cut(self.stream.cut)
+        if self.stream.number != self._begun:
+            self._begun = self.stream.number
+            self.meter.count("streams")
         self.queue.expect(self.stream.lacking, self.stream.span)
         self._header = frame.header
         if self.settings["causal"] and not answered:
             self._announcement = frame.header
         if not self.stream.waiting:
             self.settle()
+
+    def _count_cut(self, why: str) -> None:
+        self._cut = why
+        self.meter.count("cuts")
+        if self._may_say("cut"):
+            self.node.get_logger().info(f"a new stream: {why}")
 
     def end_stream(self, why: str = "") -> None:
         """Answer what is left of the stream, and say that its tubes are over; `why` is for the log."""

@@ -171,6 +171,41 @@ def test_a_cut_ends_the_stream_with_one_line_in_the_log(graph, tiny_model, start
     assert len(lines.having("a new stream", says)) == 1
 
 
+def test_a_stream_that_is_cut_again_and_again_is_reported(graph, tiny_model):
+    """As where two cameras publish on one topic, and their clocks differ."""
+    lines = log(graph)
+    newest = figures(graph, "detector: camera")
+    reports = graph.listen(DiagnosticArray, "/diagnostics")
+    one, other = Camera(graph), Camera(graph)
+    patient = {"queue_depth": 100, **RELIABLE}
+    graph.add(DetectorNode, model=tiny_model, diagnostics_period=0.5, **patient)
+    one.wait_for_subscribers()
+    other.wait_for_subscribers()
+    for number in range(40):
+        one.send((100 * 30 + number) * SECOND // 30)
+        other.send((100 * 30 + number) * SECOND // 30 - SECOND // 100)
+        graph.stay(0.03)
+    graph.wait(lambda: int(newest().get("streams begun", 0)) > 20, "many streams")
+    (text,) = lines.having("the stream of", "times, last: the stamps jumped back by 0.0")
+    assert f"{graph.namespace}/image" in text
+    assert "2 publishers send it" in text
+    assert len(lines.having("a new stream")) == 1
+    assert any("the stream of" in status.message for report in reports for status in report.status)
+
+
+def test_one_cut_is_no_fault(graph, tiny_model):
+    newest = figures(graph, "detector: camera")
+    reports = graph.listen(DiagnosticArray, "/diagnostics")
+    camera = Camera(graph)
+    graph.add(DetectorNode, model=tiny_model, diagnostics_period=0.1, **RELIABLE)
+    camera.wait_for_subscribers()
+    camera.film(4)
+    camera.film(4, start=200 * SECOND)
+    graph.wait(lambda: newest().get("frames answered") == "8", "8 answers")
+    assert newest()["streams begun"] == "2"
+    assert not any("was cut" in status.message for report in reports for status in report.status)
+
+
 def test_a_camera_faster_than_the_model_was_trained_for(graph, tiny_model):
     detections = graph.listen(Detection2DArray, "detections")
     tubelets = graph.listen(TubeletArray, "tubelets")
