@@ -66,6 +66,7 @@ class Camera:
         self.meter = Meter()
         self._skipped = self._failed = self._cuts = 0
         self._cut = ""
+        self._silent = False
         self._stamps: list[int] = []
         self._last_image = self._steady_seconds()
         if not self.settings["lazy"] or self.publisher.get_subscription_count():
@@ -107,7 +108,7 @@ class Camera:
 
     def _on_image(self, message: Image | CompressedImage) -> None:
         self.meter.count("received")
-        self._last_image = self._steady_seconds()
+        self._last_image, self._silent = self._steady_seconds(), False
         stamp = conversions.to_nanoseconds(message.header.stamp)
         self._stamps.append(stamp)
         if stamp == 0:
@@ -190,6 +191,11 @@ class Camera:
         silent = self._steady_seconds() - self._last_image
         if self._subscription is None or not 0 < patience < silent:
             return ""
+        if not self._silent:
+            self._silent = (
+                True  # a camera that hangs does not leave, and who was seen shall not stay for ever
+            )
+            self.queue.call(lambda: self.end_stream(f"no image for {silent:.0f} s"))
         topic = self._subscription.topic_name
         others = sorted(
             f"{name} ({kind.rpartition('/')[2]})"

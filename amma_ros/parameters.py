@@ -196,7 +196,8 @@ DETECTOR = (
     Parameter(
         "image_timeout",
         5.0,
-        "Seconds without an image after which the log says so, and where there are images; 0: never.",
+        "Seconds without an image after which the stream is over, and the log says so and where there are "
+        "images; 0: never.",
         ALWAYS,
         0.0,
         3600.0,

@@ -4,7 +4,7 @@ from threading import Event
 
 import cv2
 import pytest
-from amma_ros.msg import TubeletArray
+from amma_ros.msg import ActionTube, ActionTubeArray, TubeletArray
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import Log
 from rclpy.qos import QoSDurabilityPolicy, QoSReliabilityPolicy
@@ -390,6 +390,29 @@ def test_silence_is_noticed_and_other_image_topics_are_named(graph, tiny_model):
     assert "nobody publishes it" in text
     assert f"{graph.namespace}/camera/image_raw (Image)" in text
     graph.wait(lambda: newest().get("level") == b"\1", "a warning in the diagnostics")
+
+
+def test_a_camera_that_hangs_ends_its_stream_once(graph, tiny_model):
+    lines = log(graph)
+    detections = graph.listen(Detection2DArray, "detections")
+    tubes = graph.listen(ActionTubeArray, "action_tubes")
+    camera = Camera(graph)
+    graph.add(LinkerNode, lazy=True, min_score=0.0)
+    brisk = {"image_timeout": 0.5, "diagnostics_period": 0.1, **RELIABLE}
+    graph.add(DetectorNode, model=tiny_model, lazy=True, **brisk)
+    camera.wait_for_subscribers()
+
+    def going_on() -> set[str]:
+        newest = {tube.id: tube.state for message in list(tubes) for tube in message.tubes}
+        return {name for name, state in newest.items() if state == ActionTube.ACTIVE}
+
+    for round_ in (1, 2):
+        camera.film(6, start=100 * round_ * SECOND)
+        graph.wait(lambda count=6 * round_: len(detections) == count, "answers to all")
+        graph.wait(lambda: tubes and not going_on(), "the end of all tubes")
+        graph.stay(0.5)
+        assert len(lines.having("the stream is over", "no image for")) == round_
+    assert [message.header for message in detections] == camera.sent
 
 
 def test_images_lost_on_the_way_are_noticed(graph, tiny_model):
