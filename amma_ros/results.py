@@ -9,9 +9,9 @@ from vision_msgs.msg import Detection2DArray
 
 from amma_core.errors import AmmaError
 from amma_core.linker import TubeLinker
-from amma_core.types import LinkStep, Tube
+from amma_core.types import Tube, Tubelets
 from amma_ros import conversions
-from amma_ros.msg import ActionTubeArray, TubeletArray
+from amma_ros.msg import ActionTube, ActionTubeArray, TubeletArray
 from amma_ros.parameters import Value
 
 
@@ -46,7 +46,9 @@ class Results:
         """
         tubelets = conversions.message_to_tubelets(message)
         # Tubelets bring their labels along, so that a new model never meets an old list.
-        self._labels |= {tubelet.class_id: tubelet.label for tubelet in message.tubelets}
+        labels = {tubelet.class_id: tubelet.label for tubelet in message.tubelets}
+        ended = self._end_others(tubelets, labels)
+        self._labels |= labels
         if self.classes:
             wanted = np.array([tubelet.label in self.classes for tubelet in message.tubelets], bool)
             tubelets = replace(
@@ -56,20 +58,30 @@ class Results:
                 boxes=tubelets.boxes[wanted],
             )
         self.linker.min_score = self._min_scores()
-        step = LinkStep()
-        if len(tubelets.frame_numbers):
-            if tubelets.frame_numbers[-1] < self._newest_frame:  # another detector, or one that counts anew
-                step = self.linker.finish()
-            self._newest_frame = tubelets.frame_numbers[-1]
-        ended, step = step.tubes, self.linker.update(tubelets)
-        tubes = ended + step.tubes
-
+        step = self.linker.update(tubelets)
         frame_id = message.header.frame_id
         frames = [conversions.detections_to_message(frame, self._labels, frame_id) for frame in step.frames]
         self._header = message.header
         if message.key_numbers:  # announcements do not tell it
             self._image_size = message.image_width, message.image_height
-        return frames, self._tubes_to_message(tubes) if tubes or message.key_numbers else None
+        if not (ended or step.tubes or message.key_numbers):
+            return frames, None
+        tubes = self._tubes_to_message(step.tubes)
+        tubes.tubes = ended + tubes.tubes
+        return frames, tubes
+
+    def _end_others(self, tubelets: Tubelets, labels: dict[int, str]) -> list[ActionTube]:
+        """The end of all tubes, under their own labels, where these tubelets are of another detector than the
+        last ones, or of one that counts anew or has another model."""
+        if not len(tubelets.frame_numbers):
+            return []
+        before, self._newest_frame = self._newest_frame, tubelets.frame_numbers[-1]
+        renamed = any(self._labels.get(number, label) != label for number, label in labels.items())
+        if self._newest_frame >= before and not renamed:
+            return []
+        ended = self._tubes_to_message(self.linker.finish().tubes).tubes
+        self._labels = {}
+        return ended
 
     def finish(self) -> ActionTubeArray | None:
         """The end of all tubes, where nothing more is to come."""

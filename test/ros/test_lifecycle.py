@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from amma_ros.msg import ActionTube, ActionTubeArray, TubeletArray
+from amma_ros.msg import ActionTube, ActionTubeArray, Tubelet, TubeletArray
 from amma_ros.srv import LoadModel
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
@@ -17,6 +17,7 @@ from vision_msgs.msg import Detection2DArray, LabelInfo
 
 from amma_core.errors import AmmaError
 from amma_ros.camera import Camera as DetectorCamera
+from amma_ros.conversions import to_stamp
 from amma_ros.detector_node import DetectorNode
 from amma_ros.linker_node import LinkerNode
 from amma_ros.node import LATCHED
@@ -312,6 +313,36 @@ def test_another_model_while_it_runs(graph, tiny_model, two_labels):
     assert [label.class_name for label in infos[-1].class_map] == ["sit", "stand"]
     ids = [{int(d.id) for d in message.detections} for message in detections]
     assert max(set().union(*ids[:6])) < min(set().union(*ids[6:])), "ids are not used again"
+
+
+@pytest.mark.parametrize("start", [1, 105])
+def test_tubes_end_under_their_own_labels_when_a_detector_with_another_model_follows(graph, start):
+    """As one does that is started again after a crash: nobody has ended the stream of the first."""
+    tubes = graph.listen(ActionTubeArray, "action_tubes")
+    publisher = graph.observer.create_publisher(TubeletArray, "tubelets", 10)
+    graph.add(LinkerNode)
+    graph.wait(graph.is_connected, "the linker")
+    for first, label in ((101, "wave"), (start, "sit")):
+        numbers = list(range(first, first + 4))
+        stamps = [to_stamp(SECOND * number) for number in numbers]
+        publisher.publish(
+            TubeletArray(
+                image_width=64,
+                image_height=48,
+                key_numbers=numbers[2:],
+                key_stamps=stamps[2:],
+                frame_numbers=numbers,
+                frame_stamps=stamps,
+                tubelets=[Tubelet(class_id=0, label=label, score=0.9, boxes=[1.0, 1.0, 20.0, 20.0] * 2)],
+            )
+        )
+    graph.wait(lambda: len(tubes) == 2, "tubes of both")
+    told = [(tube.id, tube.label, tube.state) for message in tubes for tube in message.tubes]
+    assert told == [
+        ("1", "wave", ActionTube.ACTIVE),
+        ("1", "wave", ActionTube.ENDED),
+        ("2", "sit", ActionTube.ACTIVE),
+    ]
 
 
 def test_dynamic_parameters_take_effect_at_once(graph, tiny_model):
