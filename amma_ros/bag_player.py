@@ -23,6 +23,7 @@ from amma_ros.pacing import PATIENCE, Pacing, Stopped
 
 DEPTH = 10
 """Messages of a topic that may wait for subscribers to take them; then playing waits."""
+CLOCK = "/clock"
 LATE = 0.5
 """Seconds behind the recording's clock that are worth a warning."""
 
@@ -43,7 +44,7 @@ class BagPlayer(Node):
         self._bag = BagReader(self.settings["bag"])
         self._players = {topic.name: self._offer(topic) for topic in self._choose_topics()}
         self._images = [name for name in self._players if self._bag.topics[name].type in IMAGES]
-        self._time = self.create_publisher(Clock, "/clock", 10) if self.settings["clock"] else None
+        self._time = self.create_publisher(Clock, CLOCK, 10) if self.settings["clock"] else None
         self._told = -math.inf
         """What /clock said last, in nanoseconds of the recording."""
         self._waiting = dict.fromkeys(self._players, 0)
@@ -63,14 +64,20 @@ class BagPlayer(Node):
         super().destroy_node()
 
     def _choose_topics(self) -> list[Topic]:
-        """Those that the parameter names, or all whose type is there."""
+        """Those that the parameter names, or all whose type is there; one clock at most."""
         known = self._bag.topics
         wanted = [name for name in self.settings["topics"] if name]
         strange = next((name for name in wanted if name not in known), None)
         if strange:
             raise AmmaError(f"{self._bag.path} has no topic {strange}; it has {', '.join(known)}")
+        own_clock = self.settings["clock"] > 0
+        if own_clock and CLOCK in wanted:
+            raise AmmaError(f"bag_player: topics names {CLOCK}: set clock to 0, or leave the topic out")
         chosen = []
         for topic in [known[name] for name in wanted] or known.values():
+            if own_clock and topic.name == CLOCK:
+                self.get_logger().info(f"{CLOCK} is left out: this node publishes its own (parameter clock)")
+                continue
             try:
                 interface(topic.type, "msg")
                 chosen.append(topic)

@@ -329,7 +329,14 @@ BAG_PLAYER = (
         choices=("realtime", "consumed"),
     ),
     Parameter("loop", False, "Begin again at the end, instead of leaving."),
-    Parameter("clock", 0.0, "Messages of `/clock` per second; 0 publishes none.", NEVER, 0.0, 1000.0),
+    Parameter(
+        "clock",
+        0.0,
+        "Messages of `/clock` per second, in place of those recorded; 0 publishes none of its own.",
+        NEVER,
+        0.0,
+        1000.0,
+    ),
     Parameter(
         "wait_for_subscribers",
         0,

@@ -446,6 +446,26 @@ def test_the_clock_is_told_as_often_as_asked_for_however_many_messages_there_are
     assert 4 <= len(clock) <= 6
 
 
+def test_a_recorded_clock_gives_way_to_the_players_own(graph, tmp_path):
+    lines = graph.listen(Log, "/rosout", 1000)
+    recorded = [(stamp, Clock(clock=conversions.to_stamp(100 * SECOND))) for stamp in stamps(8)]
+    bag = write_bag(tmp_path / "bag", {IMAGE: film(8), "/clock": recorded})
+    clock, images = graph.listen(Clock, "/clock"), graph.listen(Image, IMAGE)
+
+    def told() -> set[int]:
+        return {message.clock.sec for message in clock}
+
+    finish(graph, play(graph, bag, rate=10.0, clock=100.0, wait_for_subscribers=1))
+    graph.wait(lambda: len(images) == 8, "all images")
+    graph.wait(lambda: any("/clock is left out" in line.msg for line in lines), "a line in the log")
+    assert told() == {START // SECOND}
+    clock.clear()
+    finish(graph, play(graph, bag, rate=10.0, wait_for_subscribers=1))
+    graph.wait(lambda: told() == {100}, "the recorded clock")
+    with pytest.raises(AmmaError, match="topics names /clock: set clock to 0, or leave the topic out"):
+        play(graph, bag, clock=100.0, topics=[IMAGE, "/clock"])
+
+
 def test_images_that_nobody_wants_do_not_hold_a_recording_up(graph, tmp_path):
     bag = write_bag(tmp_path / "bag", {IMAGE: film(8), "/depth": film(8)})
     images = graph.listen(Image, IMAGE)
