@@ -6,6 +6,7 @@ python benchmarks/training.py config/train/jhmdb21_m_cpu.yaml --set data.annotat
 import argparse
 import itertools
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,13 +16,12 @@ from amma_core.data.cache import open_or_build
 from amma_core.data.dataset import load_dataset
 from amma_core.network import Amma
 from amma_core.training.cpu import make_faster
-from amma_core.training.loading import Epochs, to_loader, to_step
-from amma_core.training.losses import Losses
-from amma_core.training.optimizer import freeze, make_optimizer, to_training
+from amma_core.training.loading import Epochs, to_loader
+from amma_core.training.optimizer import Average, freeze, make_optimizer, to_training
 from amma_core.training.recipe import load_recipe
 from amma_core.training.samples import Samples
 from amma_core.training.step import Step
-from amma_core.training.trainer import make_fabric
+from amma_core.training.trainer import make_fabric, optimise
 
 
 def main() -> None:
@@ -45,6 +45,7 @@ def main() -> None:
         make_faster(network, recipe.optimisation.frozen_norms)
     to_training(network, recipe.optimisation.frozen_norms)
     optimizer = fabric.setup_optimizers(make_optimizer(network, recipe.optimisation))
+    average = Average(network, recipe.optimisation.ema) if recipe.optimisation.ema else None
     samples = Samples.of(recipe, videos, cache, network.config, dataset.labels)
 
     start = 0
@@ -58,21 +59,19 @@ def main() -> None:
         start += phase.epochs
 
         def work(batch, step=step):
-            clips, windows, targets = to_step(batch, fabric.device)
-            loss = Losses(*step(clips, windows, targets)).total(**recipe.optimisation.loss_weights)
-            fabric.backward(loss)
-            optimizer.step()
-            optimizer.zero_grad()
-            return loss.item()  # waits for the device
+            parts = optimise(fabric, step, optimizer, batch, recipe.optimisation)
+            if average:
+                average.update(network)
+            return parts.cpu()  # waits for the device
 
+        count = len(next(iter(epochs)))
         batches = list(itertools.islice(loader, 4))
-        count = phase.batch or recipe.optimisation.batch
         for _ in range(3):
             work(batches[0])
         rates = {
-            "loading": rate(itertools.islice(loader, arguments.steps), lambda batch: None, count),
-            "step": rate(itertools.islice(itertools.cycle(batches), arguments.steps), work, count),
-            "together": rate(itertools.islice(loader, arguments.steps), work, count),
+            "loading": count * rate(loader, arguments.steps, lambda batch: None),
+            "step": count * rate(batches, arguments.steps, work),
+            "together": count * rate(loader, arguments.steps, work),
         }
         clips = sum(len(batch[0]) for batch in batches) / len(batches) / count
         line = "  ".join(f"{name} {value:6.1f}" for name, value in rates.items())
@@ -81,15 +80,14 @@ def main() -> None:
         )
 
 
-def rate(batches, work, count: int) -> float:
-    """Samples per second, the first batch (and the loader's start) aside."""
-    batches = iter(batches)
-    work(next(batches))
-    started, done = time.perf_counter(), 0
-    for batch in batches:
+def rate(batches: Iterable, steps: int, work: Callable) -> float:
+    """Batches per second, over and over until `steps` are done; the first does not count."""
+    again = itertools.chain.from_iterable(itertools.repeat(batches))
+    work(next(again))
+    started = time.perf_counter()
+    for batch in itertools.islice(again, steps - 1):
         work(batch)
-        done += count
-    return done / (time.perf_counter() - started)
+    return (steps - 1) / (time.perf_counter() - started)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from amma_core.errors import AmmaError
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", type=Path, help="a recipe, see config/train")
@@ -20,9 +22,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from amma_core.training.recipe import load_recipe
-    from amma_core.training.trainer import train
+    try:
+        from amma_core.training.recipe import load_recipe
+        from amma_core.training.trainer import train
+    except ModuleNotFoundError as error:
+        raise AmmaError(
+            f"{error.name} is missing, which training needs: pip install 'amma-core[train]'"
+        ) from error
 
     recipe = load_recipe(arguments.config, arguments.set)
     folder = arguments.output or Path("runs") / arguments.config.stem
-    print(train(recipe, folder, arguments.weights_cache))
+    train(recipe, folder, arguments.weights_cache)

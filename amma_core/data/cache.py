@@ -61,7 +61,8 @@ def open_or_build(folder: Path, videos: Mapping[str, Path], max_side: int | None
     """The cache in `folder`, after adding those of `videos` (name -> file) that it doesn't hold yet.
 
     A video counts as held if its file, or its folder of images, has the size and the time of change that it
-    (or the newest image) had then. What runs have mapped never changes: new frames go into a file of their own.
+    (or the newest image) had then. What runs have mapped never changes: new frames go into a file of their
+    own.
 
     `max_side` shrinks larger frames to that many pixels on their longer side; None keeps them as they are.
     The files take 3 bytes per pixel: JHMDB-21 7.3 GB, or 1.2 GB with a `max_side` of 128.

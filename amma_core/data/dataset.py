@@ -11,6 +11,7 @@ The native format is one JSON beside a folder of videos::
 boxes are pixels, 0-based, with both corners inside the box.
 """
 
+import hashlib
 import json
 import math
 import pickle
@@ -105,6 +106,16 @@ def save_dataset(dataset: Dataset, path: str | Path) -> None:
     videos = {name: entry(video) for name, video in dataset.videos.items()}
     content = {"labels": dataset.labels, "videos": videos, "splits": dataset.splits}
     write_text_whole(path, json.dumps(content, separators=(",", ":")) + "\n")
+
+
+def fingerprint(labels: list[str], videos: list[Video]) -> str:
+    """Hexadecimal digits that change with labels, videos and tubes, but not with where the videos lie."""
+    digest = hashlib.sha256(json.dumps(labels).encode())
+    for video in videos:
+        size = (video.frames, video.width, video.height, float(video.fps))
+        tubes = [(tube.label, tube.boxes.tolist()) for tube in video.tubes]
+        digest.update(json.dumps([video.name, size, tubes]).encode())
+    return digest.hexdigest()
 
 
 def _load_json(path: Path) -> Dataset:

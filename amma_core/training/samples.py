@@ -181,6 +181,24 @@ class Samples:
         return Scene(images, labels, move_boxes(boxes, view, 1.0), present)
 
 
+def check_frames(videos: list[Video], cache: FrameCache) -> None:
+    """AmmaError where a video's cached frames are not those that were annotated."""
+    for video in videos:
+        count, height, width = cache[video.name].shape[:3]
+        last = max((int(tube.boxes[-1, 0]) for tube in video.tubes), default=0)
+        if last > count:
+            raise AmmaError(
+                f"{video.file} has {count} frames, but {video.name!r} is annotated up to frame {last}; "
+                "give the video that was annotated, or import its annotations anew"
+            )
+        # Smaller ones may be off by half a pixel.
+        if abs(width / video.width - height / video.height) > 1 / min(video.width, video.height):
+            raise AmmaError(
+                f"{video.file} is not of the {video.width}x{video.height} pixels that {video.name!r} is "
+                "annotated with; give the video that was annotated, or import its annotations anew"
+            )
+
+
 def join_batches(batches: list[Batch]) -> Batch:
     """Several samples as one batch."""
     offsets = np.cumsum([0, *(len(batch.clips) for batch in batches[:-1])])

@@ -15,13 +15,13 @@ import cv2
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from amma_core import bundle
 from amma_core.data.cache import FrameCache, open_or_build
-from amma_core.data.dataset import Video, load_dataset
+from amma_core.data.dataset import Video, fingerprint, load_dataset
 from amma_core.errors import AmmaError
 from amma_core.files import make_folder, written_whole
 from amma_core.network import Amma
@@ -30,8 +30,8 @@ from amma_core.training.loading import Epochs, to_loader, to_step
 from amma_core.training.losses import Losses
 from amma_core.training.optimizer import Average, freeze, make_optimizer, rate_factor, to_training
 from amma_core.training.packages import PACKAGES, fetch
-from amma_core.training.recipe import Data, Machine, Phase, Recipe, changed_setting
-from amma_core.training.samples import Samples, middle_clips
+from amma_core.training.recipe import Data, Machine, Optimisation, Phase, Recipe, changed_setting
+from amma_core.training.samples import Samples, check_frames, middle_clips
 from amma_core.training.start import first_network
 from amma_core.training.step import Step
 from amma_core.training.validation import validate
@@ -41,8 +41,8 @@ LOG = "log.csv"
 T = TypeVar("T")
 
 
-def train(recipe: Recipe, folder: Path, weights_cache: Path) -> Path:
-    """Train as `recipe` says, in `folder`; returns the folder of the best bundle.
+def train(recipe: Recipe, folder: Path, weights_cache: Path) -> None:
+    """Train as `recipe` says, in `folder`, and print the folder of the best bundle.
 
     A run that was cut short goes on after its last whole epoch, to the same result: everything random follows
     from the seed and the epoch. Raises AmmaError for settings or data that don't fit.
@@ -59,6 +59,7 @@ def train(recipe: Recipe, folder: Path, weights_cache: Path) -> Path:
         return open_or_build(Path(recipe.data.cache), files, recipe.data.max_side)
 
     cache = once_per_disk(fabric, prepare)
+    check_frames(training + validation, cache)
     torch.manual_seed(recipe.seed)
     network = first_network(recipe, dataset.labels, partial(middle_clips, training, cache), weights_cache)
     network.to(fabric.device, memory_format=torch.channels_last)
@@ -67,9 +68,13 @@ def train(recipe: Recipe, folder: Path, weights_cache: Path) -> Path:
 
     samples = Samples.of(recipe, training, cache, network.config, dataset.labels)
     run = Run(fabric, recipe, network, samples, validation, cache, dataset.labels, folder)
+    fabric.print(
+        f"{len(training)} videos to train on give {len(samples)} samples, {len(run.epochs)} steps per epoch; "
+        f"{len(validation)} videos are held out"
+    )
     run.resume()
     run.go_on()
-    return folder / "best"
+    fabric.print(folder / "best")
 
 
 def make_fabric(machine: Machine) -> Fabric:
@@ -124,8 +129,14 @@ def precision_for(machine: Machine) -> str:
     if machine.accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available():
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        fast = "AVX512" in torch.backends.cpu.get_cpu_capability()
+        fast = cpu_has_bfloat16()
     return "bf16-mixed" if fast else "32-true"
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether the processor multiplies in bfloat16, and need not imitate it, which is slower than float32."""
+    asked = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # no part of torch's promises
+    return asked() if asked else False
 
 
 def hold_out(videos: list[Video], data: Data) -> tuple[list[Video], list[Video]]:
@@ -151,6 +162,21 @@ def hold_out(videos: list[Video], data: Data) -> tuple[list[Video], list[Video]]
     return training, validation
 
 
+def optimise(
+    fabric: Fabric, step: nn.Module, optimizer: torch.optim.Optimizer, batch: tuple, settings: Optimisation
+) -> Tensor:
+    """One step down the gradient of a loader's `batch`; returns each of the :class:`Losses` before it."""
+    parts = Losses(*step(*to_step(batch, fabric.device)))
+    fabric.backward(parts.total(**settings.loss_weights))
+    if settings.clip_gradient:
+        # In half precision a gradient may overflow: such a step is left out, and the next one is smaller.
+        limit = settings.clip_gradient
+        fabric.clip_gradients(step, optimizer, max_norm=limit, error_if_nonfinite=False)
+    optimizer.step()
+    optimizer.zero_grad()
+    return torch.stack([part.detach().float() for part in parts])
+
+
 class Progress(NamedTuple):
     epoch: int
     best: float
@@ -172,6 +198,7 @@ class Run:
     ):
         self.fabric, self.recipe, self.network, self.folder = fabric, recipe, network, folder
         self.validation, self.cache, self.labels = validation, cache, labels
+        self.data = fingerprint(labels, samples.videos + validation)
         self.final_config = network.config
         settings = recipe.optimisation
         self.optimizer = fabric.setup_optimizers(make_optimizer(network, settings))
@@ -187,14 +214,20 @@ class Run:
         if not path.exists():
             return
         state = torch.load(path, map_location=self.fabric.device, weights_only=True)
-        # Checkpoints of older versions don't know their recipe.
+        # Checkpoints of older versions don't know their recipe and their data.
         if "recipe" in state and (changed := changed_setting(state["recipe"], self.recipe.to_dict())):
             raise AmmaError(
                 f"{path} is of a run in which {changed}: choose another --output or delete the folder"
             )
+        if state.get("data", self.data) != self.data:
+            raise AmmaError(
+                f"{path} is of a run on other annotations (labels, videos or boxes have changed): choose "
+                "another --output or delete the folder"
+            )
         try:
             self.network.load_state_dict(state["network"])
             self.optimizer.load_state_dict(state["optimizer"])
+            self.fabric.strategy.precision.load_state_dict(state.get("precision", {}))
             if self.average:
                 self.average.load_state_dict(state["average"])
         except (KeyError, RuntimeError, ValueError):
@@ -202,7 +235,9 @@ class Run:
                 f"{path} is of a run with another network or optimizer: choose another --output or delete it"
             ) from None
         self.progress = Progress(*state["progress"])
-        self.fabric.print(f"going on after epoch {self.progress.epoch}")
+        left = self.recipe.epochs - self.progress.epoch
+        then = f"{left} are left" if left > 0 else "nothing is left to do"
+        self.fabric.print(f"going on after epoch {self.progress.epoch}: {then}")
 
     def go_on(self) -> None:
         """Train the epochs that are left."""
@@ -261,15 +296,15 @@ class Run:
             rate = self._rate(epoch, number)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate * group["factor"]
-            parts = step(*to_step(batch, self.fabric.device))
-            self.fabric.backward(Losses(*parts).total(**settings.loss_weights))
-            if settings.clip_gradient:
-                self.fabric.clip_gradients(step, self.optimizer, max_norm=settings.clip_gradient)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
+            parts = optimise(self.fabric, step, self.optimizer, batch, settings)
             if self.average:
                 self.average.update(self.network)
-            total += torch.stack([part.detach().float().cpu() for part in parts])
+            total += parts.cpu()
+            if not torch.isfinite(total).all():
+                raise AmmaError(
+                    f"epoch {epoch + 1}, step {number + 1}: the loss is no finite number any more; "
+                    "train with a lower optimisation.rate, into another --output"
+                )
             bar.set_postfix(loss=f"{float(Losses(*total).total(**settings.loss_weights)) / (number + 1):.3f}")
         mean = (total / len(self.epochs)).tolist()
         return {name: round(value, 4) for name, value in zip(Losses._fields, mean, strict=True)}
@@ -302,9 +337,11 @@ class Run:
         state = {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "precision": self.fabric.strategy.precision.state_dict(),
             "average": self.average.state_dict() if self.average else {},
             "progress": tuple(self.progress),
             "recipe": self.recipe.to_dict(),
+            "data": self.data,
         }
         with written_whole(self.folder / CHECKPOINT) as file:
             torch.save(state, file)

@@ -126,9 +126,9 @@ def test_images_of_different_sizes_are_no_video(tmp_path):
 
 
 def test_a_video_may_be_larger_than_the_memory(tmp_path):
-    """A hundred frames may take no more memory than one."""
-    imports = "import resource, sys; from pathlib import Path; from amma_core.data.cache import open_or_build\n"
-    build = "open_or_build(Path(sys.argv[1]), {sys.argv[2]: Path(sys.argv[2])})\n"
+    imports = "import resource, sys\nfrom pathlib import Path\n"
+    build = "from amma_core.data.cache import open_or_build\n"
+    build += "open_or_build(Path(sys.argv[1]), {sys.argv[2]: Path(sys.argv[2])})\n"
     peak = "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)"
     used = []
     for frames in (2, 200):

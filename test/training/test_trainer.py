@@ -139,7 +139,7 @@ def test_a_killed_run_goes_on_to_the_same_result(config, tmp_path):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
     # A finished run has nothing left to do.
-    finish(start(config, whole))
+    assert "going on after epoch 4: nothing is left to do" in finish(start(config, whole))
     assert len(epochs_logged(whole)) == 4
 
 
@@ -170,6 +170,47 @@ def test_a_run_goes_on_with_its_own_recipe_alone(config, tmp_path):
         run("network.clips=3")
     run("phases=[{epochs: 3, input_size: 64}]", "seed=1")
     assert [row["epoch"] for row in epochs_logged(tmp_path / "run")] == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("change", ["labels", "boxes", "videos"])
+def test_a_run_does_not_go_on_with_other_annotations(config, data, tmp_path, change):
+    """Of the same name: people import theirs again and again."""
+    folder = shutil.copytree(data, tmp_path / "data")
+    content = json.loads((folder / "annotations.json").read_text())
+    changes = [f"data.annotations={folder}", "phases=[{epochs: 1, input_size: 32}]"]
+    train(load_recipe(config, changes), tmp_path / "run", tmp_path)
+    if change == "labels":
+        content["labels"].reverse()
+    elif change == "boxes":
+        content["videos"]["0.avi"]["tubes"][0]["boxes"][3][1] += 1
+    else:
+        content["splits"]["train1"].pop()
+    (folder / "annotations.json").write_text(json.dumps(content))
+    with pytest.raises(AmmaError, match=r"last\.ckpt is of a run on other annotations"):
+        train(load_recipe(config, [*changes, "phases.0.epochs=2"]), tmp_path / "run", tmp_path)
+    assert len(epochs_logged(tmp_path / "run")) == 1
+
+
+def test_annotations_of_another_video_are_refused(config, data, tmp_path):
+    folder = shutil.copytree(data, tmp_path / "data")
+    before = json.loads((folder / "annotations.json").read_text())
+    for changed, problem in (
+        ({"frames": 60}, r"0\.avi has 10 frames, but '0\.avi' is annotated up to frame 30"),
+        ({"width": 96}, r"0\.avi is not of the 96x48 pixels that '0\.avi' is annotated with"),
+    ):
+        content = json.loads(json.dumps(before))
+        content["videos"]["0.avi"] |= changed
+        content["videos"]["0.avi"]["tubes"][0]["boxes"][-1][0] = changed.get("frames", 20) // 2
+        (folder / "annotations.json").write_text(json.dumps(content))
+        with pytest.raises(AmmaError, match=problem):
+            train(load_recipe(config, [f"data.annotations={folder}"]), tmp_path / "run", tmp_path)
+
+
+@pytest.mark.parametrize("clip_gradient", [0.0, 10.0])
+def test_a_loss_that_is_no_number_ends_the_run_at_once(config, tmp_path, clip_gradient):
+    changes = ["optimisation.rate=1e30", f"optimisation.clip_gradient={clip_gradient}"]
+    with pytest.raises(AmmaError, match=r"epoch \d, step \d: the loss is no finite number any more"):
+        train(load_recipe(config, changes), tmp_path / "run", tmp_path)
 
 
 def test_a_trained_bundle_tells_its_record(config, data, tmp_path):
@@ -224,10 +265,14 @@ def test_two_processes_train_one_network(config, tmp_path, motion):
     settings = yaml.safe_load(config.read_text())
     settings["machine"]["devices"] = 2
     settings["network"]["motion"] = motion
-    settings["phases"] = [{"epochs": 1, "input_size": 32}]
+    settings["phases"] = [
+        {"epochs": 1, "input_size": 32, "frozen_stages": 1},
+        {"epochs": 1, "input_size": 64, "frozen_stages": 0},
+    ]
     config.write_text(yaml.safe_dump(settings))
-    finish(start(config, tmp_path / "run"))
-    assert len(epochs_logged(tmp_path / "run")) == 1
+    said = finish(start(config, tmp_path / "run")).splitlines()
+    assert said.count(str(tmp_path / "run" / "best")) == 1  # by one process
+    assert len(epochs_logged(tmp_path / "run")) == 2
     assert (tmp_path / "run" / "best" / "model.safetensors").exists()
 
 
@@ -281,11 +326,9 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-@pytest.mark.parametrize(
-    ("capability", "precision"), [("AVX512", "bf16-mixed"), ("AVX2", "32-true"), ("DEFAULT", "32-true")]
-)
-def test_precision_is_what_the_processor_is_fast_at(monkeypatch, capability, precision):
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="needs Linux's list of what the processor can")
+def test_precision_is_what_the_processor_is_fast_at():
+    precision = "bf16-mixed" if "avx512_bf16" in Path("/proc/cpuinfo").read_text() else "32-true"
     assert precision_for(Machine(accelerator="cpu")) == precision
     assert precision_for(Machine(accelerator="cpu", precision="16-mixed")) == "16-mixed"
 
