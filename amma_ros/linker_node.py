@@ -125,11 +125,14 @@ class Channel:
 
     def report(self) -> DiagnosticStatus:
         rates, values = self._meter.report()
-        fault = "messages of tubelets left out; the log says why" if rates.get("bad") else ""
+        faults = [
+            "messages of tubelets left out; the log says why" if rates.get("bad") else "",
+            self._silence(),
+        ]
         return status(
             f"{self.node.get_fully_qualified_name()}: {self.name or 'camera'}",
             "",
-            fault,
+            "; ".join(filter(None, faults)),
             {
                 "output rate [Hz]": rates.get("frames", 0.0),
                 "frames published": self._meter.totals["frames"],
@@ -137,6 +140,13 @@ class Channel:
                 **percentiles("latency [ms]", values.get("latency")),
             },
         )
+
+    def _silence(self) -> str:
+        if self._subscription is None:
+            return ""
+        topic = self._subscription.topic_name
+        there = self.node.count_publishers(topic)
+        return "" if there else f"nobody publishes {topic}: is the detector running?"
 
     def _subscribe(self) -> None:
         topic, qos = self._topic("tubelets"), self.node.settings.qos("tubelets")

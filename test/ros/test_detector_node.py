@@ -352,6 +352,16 @@ def test_diagnostics_say_how_it_goes(graph, tiny_model):
     assert camera_figures()["level"] == b"\0"
 
 
+def test_a_linker_without_a_detector_is_not_well(graph, tiny_model):
+    newest = figures(graph, "linker: front")
+    graph.add(LinkerNode, cameras=["front"], diagnostics_period=0.1)
+    said = f"nobody publishes {graph.namespace}/front/tubelets: is the detector running?"
+    graph.wait(lambda: newest().get("message") == said, "a warning")
+    assert newest()["level"] == b"\1"
+    graph.add(DetectorNode, cameras=["front"], model=tiny_model)
+    graph.wait(lambda: newest()["message"] == "OK", "the end of it")
+
+
 # Topics that do not meet
 
 
