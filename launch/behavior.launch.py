@@ -23,10 +23,11 @@ def make_nodes(context: LaunchContext) -> list[Node]:
 
 def behavior(camera: str) -> Node:
     """The rules for one camera. Its topics lie below the camera, but what the rules name is the robot's."""
+    suffix = camera.replace("/", "_")  # nodes' names have no slashes
     return Node(
         package="amma_ros",
         executable="behavior_node",
-        name=f"behavior_{camera}" if camera else "behavior",
+        name=f"behavior_{suffix}" if camera else "behavior",
         namespace=LaunchConfiguration("namespace"),
         parameters=[
             LaunchConfiguration("params_file"),

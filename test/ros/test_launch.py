@@ -83,6 +83,10 @@ def test_rules_hold_for_every_camera():
     assert names == ["/robot/detector", "/robot/linker", "/robot/behavior_front", "/robot/behavior_left"]
     topics = dict(nodes[-1].expanded_remapping_rules)
     assert topics == {name: f"left/{name}" for name in ("action_tubes", "label_info", "action_events")}
+    (*_, below) = launched("behavior.launch.py", rules_file="rules.yaml", cameras="rig/front")
+    assert below.node_name == "/behavior_rig_front"
+    topics = dict(below.expanded_remapping_rules)
+    assert topics["action_tubes"] == "rig/front/action_tubes"
     (alone,) = [node for node in launched("behavior.launch.py", rules_file="r") if "beh" in node.node_name]
     assert alone.node_name == "/behavior"
     assert not alone.expanded_remapping_rules
