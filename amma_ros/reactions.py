@@ -128,7 +128,7 @@ class Reaction:
 
 
 class Topic(Reaction):
-    """Publishes a message."""
+    """Publishes a message. It counts as failed where nobody subscribes."""
 
     _publisher = None
 
@@ -141,7 +141,10 @@ class Topic(Reaction):
 
     def _send(self, content) -> None:
         self._publisher.publish(content)
-        self._done()
+        if self._publisher.get_subscription_count():
+            self._done()
+        else:
+            self._failed("was published, but nobody heard it: start a subscriber, or correct the name")
 
     def close(self) -> None:
         if self._publisher is not None:

@@ -261,6 +261,20 @@ def test_a_message_is_published_at_the_begin_and_another_at_the_end(graph, eyes,
     assert [word.data for word in words] == ["on", "off"]
 
 
+def test_a_message_that_nobody_hears_is_counted_as_failed(graph, eyes, start):
+    logs = complaints(graph)
+    word = {"topic": "words", "type": "std_msgs/msg/String", "begin": {"data": "on"}, "end": {"data": "off"}}
+    node = start({"danger": {"do": [word]}})
+    eyes.see(0, ("push", 0.9))
+    graph.wait(lambda: said(logs, graph, "topic words was published, but nobody heard it"), "a warning")
+    assert counts(node) == {"topic words": (0, 1)}
+    words = graph.listen(String, "words")
+    graph.wait(node._reactions["danger"][0]._publisher.get_subscription_count, "a listener")
+    eyes.see(1)
+    graph.wait(lambda: words == [String(data="off")], "the word")
+    assert counts(node) == {"topic words": (1, 1)}
+
+
 def test_a_service_is_called_once_although_the_detection_flickers(graph, eyes, start):
     calls = []
 
