@@ -183,11 +183,10 @@ class Channel:
             self._detections.publish(frame)
         if tubes is not None:
             self._tubes.publish(tubes)
-        if frames:
-            now = self.node.get_clock().now().nanoseconds
-            self._meter.count("frames", len(frames))
-            newest = conversions.to_nanoseconds(frames[-1].header.stamp)
-            latency = latency_ms(now, newest)
+        now = self.node.get_clock().now().nanoseconds
+        self._meter.count("frames", len(frames))
+        for frame in frames:
+            latency = latency_ms(now, conversions.to_nanoseconds(frame.header.stamp))
             if latency is not None:
                 self._meter.measure("latency", latency)
 

@@ -362,6 +362,23 @@ def test_a_linker_without_a_detector_is_not_well(graph, tiny_model):
     graph.wait(lambda: newest()["message"] == "OK", "the end of it")
 
 
+def test_the_linkers_latency_is_that_of_every_frame(graph):
+    newest = figures(graph, "linker: camera")
+    clock = graph.observer.create_publisher(Clock, "/clock", 10)
+    publisher = graph.observer.create_publisher(TubeletArray, "tubelets", 10)
+    node = graph.add(LinkerNode, use_sim_time=True, diagnostics_period=0.1)
+    graph.wait(lambda: clock.get_subscription_count(), "somebody to ask for the time")
+    clock.publish(Clock(clock=conversions.to_stamp(104 * SECOND)))
+    graph.wait(lambda: node.get_clock().now().nanoseconds == 104 * SECOND, "the simulated time")
+    graph.wait(graph.is_connected, "the linker")
+    stamps = [conversions.to_stamp((100 + number) * SECOND) for number in range(4)]
+    publisher.publish(
+        TubeletArray(key_numbers=[4], key_stamps=stamps[3:], frame_numbers=[1, 2, 3, 4], frame_stamps=stamps)
+    )
+    graph.wait(lambda: "latency [ms] p50" in newest(), "a latency")
+    assert newest()["latency [ms] p50"] == "2500.0"
+
+
 # Topics that do not meet
 
 
