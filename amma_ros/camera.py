@@ -1,5 +1,6 @@
 """One camera's way through the detector node: its topics, the frames that wait, its stream."""
 
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -68,7 +69,7 @@ class Camera:
         self._cut = ""
         self._silent = False
         self._stamps: list[int] = []
-        self._last_image = self._steady_seconds()
+        self._last_image = time.monotonic()
         if not self.settings["lazy"] or self.publisher.get_subscription_count():
             self._subscribe()
 
@@ -97,7 +98,7 @@ class Camera:
             qos,
             event_callbacks=subscriber_events(self.node, topic, "image", qos, self._on_publishers),
         )
-        self._last_image = self._steady_seconds()
+        self._last_image = time.monotonic()
 
     def _unsubscribe(self) -> None:
         if self._subscription is not None:
@@ -108,7 +109,7 @@ class Camera:
 
     def _on_image(self, message: Image | CompressedImage) -> None:
         self.meter.count("received")
-        self._last_image, self._silent = self._steady_seconds(), False
+        self._last_image, self._silent = time.monotonic(), False
         stamp = conversions.to_nanoseconds(message.header.stamp)
         self._stamps.append(stamp)
         if stamp == 0:
@@ -145,9 +146,6 @@ class Camera:
         if self._ending is not None:
             self.node.destroy_timer(self._ending)
             self._ending = None
-
-    def _steady_seconds(self) -> float:
-        return Clock(clock_type=ClockType.STEADY_TIME).now().nanoseconds / 1e9
 
     def report(self, model: str) -> DiagnosticStatus:
         """How it goes since the last report; warns in the log where something is wrong with the images."""
@@ -188,7 +186,7 @@ class Camera:
 
     def _silence(self) -> str:
         patience = self.settings["image_timeout"]
-        silent = self._steady_seconds() - self._last_image
+        silent = time.monotonic() - self._last_image
         if self._subscription is None or not 0 < patience < silent:
             return ""
         if not self._silent:
@@ -251,7 +249,7 @@ class Camera:
 
     def _may_say(self, kind: str) -> bool:
         """Whether it is not too soon to say something of this kind again; each camera for itself."""
-        now = self._steady_seconds()
+        now = time.monotonic()
         if now - self._said.get(kind, -QUIET) < QUIET:
             return False
         self._said[kind] = now
