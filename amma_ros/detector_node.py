@@ -158,13 +158,13 @@ class DetectorNode(ManagedNode):
             camera.begin(stream, model.labels, self._advance)
 
     def _change(self, model: _Model) -> None:
-        try:
-            for camera in self._cameras:
+        for camera in self._cameras:
+            try:
                 camera.end_stream()
-        finally:  # a model that fails shall not stand in the way of the next
-            for camera in self._cameras:
-                camera.queue.fit(model.runtime.config.clip_length)
-            self._begin(model)
+            except Exception:  # the other cameras have last answers too, and the next model may do better
+                camera.fail(traceback.format_exc())
+            camera.queue.fit(model.runtime.config.clip_length)
+        self._begin(model)
 
     def _work(self, handover: Handover) -> None:
         cameras = {camera.queue: camera for camera in self._cameras}

@@ -315,6 +315,27 @@ def test_another_model_while_it_runs(graph, tiny_model, two_labels):
     assert max(set().union(*ids[:6])) < min(set().union(*ids[6:])), "ids are not used again"
 
 
+def test_a_camera_that_fails_as_the_model_changes_takes_no_other_with_it(graph, tiny_model, two_labels):
+    names = ["left", "right"]
+    tubelets = {name: graph.listen(TubeletArray, f"{name}/tubelets") for name in names}
+    cameras = [Camera(graph, topic=f"{name}/image") for name in names]
+    node = graph.add(DetectorNode, model=tiny_model, cameras=names, **RELIABLE)
+    for camera in cameras:
+        camera.wait_for_subscribers()
+        camera.film(6)
+    graph.wait(lambda: all(tubelets.values()), "the first clips")
+    graph.wait(lambda: all(camera.stream.frames_seen == 6 for camera in node._cameras), "the rest")
+    encode, calls = node._runtime.encode, []
+    node._runtime.encode = lambda clips: calls.append(1) or (1 / 0 if len(calls) == 1 else encode(clips))
+    request = LoadModel.Request(model=two_labels)
+    assert graph.call(LoadModel, f"{graph.namespace}/detector/load_model", request).success
+    graph.wait(lambda: len(tubelets["right"]) == 3, "the last answer of the right, and the end of its stream")
+    assert [message.frame_numbers.tolist() for message in tubelets["right"]] == [[1, 2, 3, 4], [5, 6], []]
+    assert node._cameras[0].meter.totals["failed"] == 1
+    cameras[0].film(5, start=101 * SECOND)
+    graph.wait(lambda: tubelets["left"][-1].frame_numbers.tolist() == [1, 2, 3, 4, 5], "the next model")
+
+
 @pytest.mark.parametrize("start", [1, 105])
 def test_tubes_end_under_their_own_labels_when_a_detector_with_another_model_follows(graph, start):
     """As one does that is started again after a crash: nobody has ended the stream of the first."""
