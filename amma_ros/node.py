@@ -71,8 +71,10 @@ class Settings:
     def force(self, name: str, value: Value) -> None:
         """Set a parameter whatever its limits."""
         self._forced = True
-        self._node.set_parameters([RosParameter(name, value=value)])
-        self._forced = False
+        try:
+            self._node.set_parameters([RosParameter(name, value=value)])
+        finally:
+            self._forced = False
 
     def fixed_while_active(self) -> dict[str, Value]:
         return {name: self[name] for name, p in self._table.items() if p.change == INACTIVE}

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 from rcl_interfaces.srv import SetParameters
+from rclpy.exceptions import ParameterNotDeclaredException
 from rclpy.parameter import Parameter
 from vision_msgs.msg import LabelInfo
 
@@ -117,6 +118,14 @@ def test_a_refused_change_says_why(graph, name, value, says):
     (result,) = change(graph, "linker", **{name: value})
     assert not result.successful
     assert says in result.reason
+
+
+def test_limits_hold_again_where_a_change_by_the_node_itself_fails(graph):
+    node = graph.add(LinkerNode)
+    with pytest.raises(ParameterNotDeclaredException):
+        node.settings.force("no_such_parameter", 1)
+    (result,) = change(graph, "linker", link_iou=0.3)
+    assert "while inactive only" in result.reason
 
 
 @pytest.mark.parametrize(
