@@ -70,14 +70,16 @@ def _qos(topic: str, change: str, reliability: str = "", depth: int = 10) -> tup
         Parameter(
             f"qos.{topic}.reliability",
             reliability,
-            f"Whether lost messages of `{topic}` are sent again. best_available does as the other side.",
+            f"Whether lost messages of `{topic}` are sent again. best_available: as the other side that is "
+            "there when this node comes; reliable where none is.",
             change,
             choices=("best_effort", "reliable", "best_available"),
         ),
         Parameter(
             f"qos.{topic}.durability",
             "volatile",
-            f"Whether those who join late get messages of `{topic}` sent before.",
+            f"Whether those who join late get messages of `{topic}` sent before. best_available: as the "
+            "other side that is there when this node comes; transient_local where none is.",
             change,
             choices=("volatile", "transient_local", "best_available"),
         ),

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.qos import QoSPolicyKind, QoSProfile
+from rclpy.topic_endpoint_info import TopicEndpointInfo
 
 POLICIES = {QoSPolicyKind.RELIABILITY: "reliability", QoSPolicyKind.DURABILITY: "durability"}
 
@@ -15,8 +16,10 @@ def subscriber_events(
     """For a subscription of `topic` with parameters ``qos.<name>.*``: say if publishers do not suit it."""
 
     def warn(event) -> None:
-        others = node.get_publishers_info_by_topic(node.resolve_topic_name(topic))
-        _warn(node, topic, name, qos, event.last_policy_kind, others, "offers", "this node asks for")
+        path = node.resolve_topic_name(topic)
+        mine = _actual(node, node.get_subscriptions_info_by_topic(path), qos)
+        others = node.get_publishers_info_by_topic(path)
+        _warn(node, path, name, mine, event.last_policy_kind, others, "offers", "this node asks for")
 
     return SubscriptionEventCallbacks(incompatible_qos=warn, matched=matched)
 
@@ -27,13 +30,22 @@ def publisher_events(
     """The same for a publisher and those who subscribe."""
 
     def warn(event) -> None:
-        others = node.get_subscriptions_info_by_topic(node.resolve_topic_name(topic))
-        _warn(node, topic, name, qos, event.last_policy_kind, others, "asks for", "this node offers")
+        path = node.resolve_topic_name(topic)
+        mine = _actual(node, node.get_publishers_info_by_topic(path), qos)
+        others = node.get_subscriptions_info_by_topic(path)
+        _warn(node, path, name, mine, event.last_policy_kind, others, "asks for", "this node offers")
 
     return PublisherEventCallbacks(incompatible_qos=warn, matched=matched)
 
 
-def _warn(node, topic, name, qos, policy, others, theirs: str, ours: str) -> None:
+def _actual(node: Node, infos: list[TopicEndpointInfo], asked: QoSProfile) -> QoSProfile:
+    """What became of the profile that the node asked for: best_available turns into what suited then."""
+    path = node.get_name(), node.get_namespace()
+    profiles = [info.qos_profile for info in infos if (info.node_name, info.node_namespace) == path]
+    return profiles[0] if profiles else asked
+
+
+def _warn(node, path, name, qos, policy, others, theirs: str, ours: str) -> None:
     word = POLICIES.get(policy, "")
     wanted = getattr(qos, word, None)
     unfit = [other for other in others if word and getattr(other.qos_profile, word) != wanted]
@@ -44,7 +56,7 @@ def _warn(node, topic, name, qos, policy, others, theirs: str, ours: str) -> Non
     told = {parameter for parameter in (f"qos.{name}.{word}",) if node.has_parameter(parameter)}
     cure = f"change the parameter {told.pop()}" if told else "change the other side"
     node.get_logger().warning(
-        f"no messages pass on {node.resolve_topic_name(topic)}: "
+        f"no messages pass on {path}: "
         f"{who or 'another node has other quality of service'}, "
         f"{ours} {word} {wanted.name.lower() if wanted is not None else 'another'}; {cure}"
     )

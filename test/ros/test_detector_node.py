@@ -393,6 +393,17 @@ def test_incompatible_quality_of_service_is_explained(graph, tiny_model):
     assert "change the parameter qos.image.reliability" in text
 
 
+def test_best_available_is_named_by_what_it_became(graph, tiny_model):
+    """There was no camera whose offer it could have taken up."""
+    lines = log(graph)
+    graph.add(DetectorNode, model=tiny_model, qos__image__reliability="best_available")
+    Camera(graph, reliability=QoSReliabilityPolicy.BEST_EFFORT)
+    graph.wait(lambda: lines.having("no messages pass"), "a warning")
+    (text,) = lines.having("no messages pass")
+    assert "node 'observer' offers reliability best_effort, this node asks for reliability reliable" in text
+    assert "change the parameter qos.image.reliability" in text
+
+
 def test_incompatible_subscribers_are_explained_too(graph):
     from rclpy.qos import QoSProfile
 
