@@ -67,13 +67,15 @@ def percentiles(name: str, values: np.ndarray | None) -> dict[str, float]:
 
 
 def memory() -> dict[str, float]:
-    """Megabytes that this process holds, in main memory and on the GPU."""
+    """Megabytes that this process holds, in main memory and on all GPUs."""
     with open("/proc/self/statm") as file:
         held = {"process memory [MB]": int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6}
     # None too while another thread is about to import torch
     cuda = getattr(sys.modules.get("torch"), "cuda", None)
     if cuda is not None and cuda.is_initialized():
-        held["GPU memory [MB]"] = cuda.memory_reserved() / 1e6
+        # The current one need not be the one that a node's device names
+        reserved = sum(cuda.memory_reserved(number) for number in range(cuda.device_count()))
+        held["GPU memory [MB]"] = reserved / 1e6
     return held
 
 

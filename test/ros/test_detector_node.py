@@ -4,6 +4,7 @@ from threading import Event
 
 import cv2
 import pytest
+import torch
 from amma_ros.msg import ActionTube, ActionTubeArray, TubeletArray
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import Log
@@ -17,6 +18,7 @@ from vision_msgs.msg import Detection2DArray
 from amma_ros import conversions
 from amma_ros.detector_node import DetectorNode
 from amma_ros.linker_node import LinkerNode
+from amma_ros.meter import memory
 
 RELIABLE = {"qos__image__reliability": "reliable", "qos__image__depth": 100, "target_fps": 0.0}
 
@@ -360,6 +362,15 @@ def test_a_linker_without_a_detector_is_not_well(graph, tiny_model):
     assert newest()["level"] == b"\1"
     graph.add(DetectorNode, cameras=["front"], model=tiny_model)
     graph.wait(lambda: newest()["message"] == "OK", "the end of it")
+
+
+def test_memory_is_that_of_all_gpus(monkeypatch):
+    """Also where this machine has none."""
+    held = [3_000_000, 5_000_000]
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(held))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device=0: held[device])
+    assert memory()["GPU memory [MB]"] == 8.0
 
 
 def test_the_linkers_latency_is_that_of_every_frame(graph):
