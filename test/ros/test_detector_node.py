@@ -304,7 +304,7 @@ def test_a_network_that_fails_is_reported_and_concerns_its_camera_alone(graph, t
     cameras["right"].film(2)
     graph.stay(0.2)
     with monkeypatch.context() as patch:
-        patch.setattr(node._model.runtime, "head", lambda windows: 1 / 0)
+        patch.setattr(node._model.runtime, "head", lambda *_: 1 / 0)
         cameras["left"].film(8)
         graph.wait(lambda: newest().get("failures") == "2", "two failures")
     assert len(lines.having("looking at images of left/image failed", "ZeroDivisionError")) == 1
