@@ -41,11 +41,6 @@ def mean_iou(first: NDArray, second: NDArray, inclusive: bool = False) -> NDArra
     return iou(first, second, inclusive).mean(axis=-1)
 
 
-def mean_iou_matrix(first: NDArray, second: NDArray, inclusive: bool = False) -> NDArray:
-    """Mean IoU (N, M) of each of N tubelets (N, K, 4) with each of M tubelets (M, K, 4)."""
-    return mean_iou(first[:, None], second[None], inclusive)
-
-
 def tubelet_nms(
     boxes: NDArray, labels: NDArray, scores: NDArray, threshold: float, top: int, inclusive: bool = False
 ) -> NDArray[np.int64]:

@@ -1,5 +1,6 @@
 """Writing files so that nobody ever finds half of one."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -43,6 +44,19 @@ def check_writable(path: Path) -> None:
         TemporaryFile(dir=path.parent).close()
     except OSError as error:
         raise AmmaError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def bytes_of(path: Path) -> int:
+    """The size of a file, or of the files of a folder. AmmaError where there is neither."""
+    return sum(found.st_size for found in files_of(path))
+
+
+def files_of(path: Path) -> list[os.stat_result]:
+    """What the system knows of a file, or of each file of a folder. AmmaError where there is neither."""
+    try:
+        return [each.stat() for each in (path.iterdir() if path.is_dir() else [path])]
+    except OSError:
+        raise AmmaError(f"{path} does not exist") from None
 
 
 def make_folder(path: Path) -> None:

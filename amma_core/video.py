@@ -73,7 +73,7 @@ class VideoReader:
     def _open(self) -> cv2.VideoCapture:
         if not self._camera and not Path(self.source).exists():
             raise AmmaError(f"{self.source} does not exist")
-        capture = cv2.VideoCapture(int(self.source) if self._camera else str(self.source))
+        capture = cv2.VideoCapture(int(self.source) if self._camera else os.path.abspath(self.source))
         if not capture.isOpened():
             if self._camera:
                 raise AmmaError(f"camera {self.source} cannot be opened; is it plugged in, and free?")
@@ -120,7 +120,7 @@ class VideoWriter:
         code = cv2.VideoWriter_fourcc(*("MJPG" if self.path.suffix.lower() == ".avi" else "mp4v"))
         even = (size[0] + size[0] % 2, size[1] + size[1] % 2)
         # MPEG-4 counts time in at most 65535 parts of a second, so 119.8765 would not do.
-        self._writer = cv2.VideoWriter(str(self._partial), code, round(fps, 2), even)
+        self._writer = cv2.VideoWriter(os.path.abspath(self._partial), code, round(fps, 2), even)
         if not self._writer.isOpened():
             raise AmmaError(
                 f"{path} cannot be written at {fps:g} frames per second; is the folder there, and the ending "

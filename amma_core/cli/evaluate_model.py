@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> None:
     if not videos:
         raise AmmaError(f"{arguments.dataset}: split {arguments.split!r} has no videos")
     path = bundle.load(arguments.model).path
-    name = f"{path.resolve().name}-{arguments.split}{'-dense' * arguments.dense}"
+    name = f"{_name(path.resolve())}-{arguments.split}{'-dense' * arguments.dense}"
     output = Path(arguments.output or Path("runs", "evaluate", name))
     settings = Settings(
         str(path.resolve()), tuple(dataset.labels), arguments.device, arguments.policy, arguments.dense
@@ -74,6 +74,11 @@ def run(arguments: argparse.Namespace) -> None:
         _wait_for_all()
     if rank == 0:
         _conclude(arguments, videos, dataset.labels, name, output)
+
+
+def _name(model: Path) -> str:
+    """The folder's name, and the run's before it where that is what tells models apart."""
+    return f"{model.parent.name}-{model.name}" if model.name in ("best", "last") else model.name
 
 
 def _wait_for_all() -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from amma_core.errors import AmmaError
-from amma_core.files import make_folder, write_text_whole, written_whole
+from amma_core.files import files_of, make_folder, write_text_whole, written_whole
 from amma_core.video import VideoReader
 
 Frames = NDArray[np.uint8]
@@ -90,11 +90,7 @@ def _mapped(path: Path, size: int) -> Frames:
 
 def _origin(file: Path, max_side: int | None) -> list[int | None]:
     """What a video's frames are made from, as the index holds it."""
-    try:
-        # Images that are written over leave their folder as it was.
-        found = [path.stat() for path in (file.iterdir() if file.is_dir() else [file])]
-    except OSError:
-        raise AmmaError(f"{file} does not exist") from None
+    found = files_of(file)  # images that are written over leave their folder as it was
     newest = max((each.st_mtime_ns for each in found), default=0)
     return [sum(each.st_size for each in found), newest, max_side]
 

@@ -120,7 +120,7 @@ def fingerprint(labels: list[str], videos: list[Video]) -> str:
 
 def _load_json(path: Path) -> Dataset:
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         labels, entries, splits = content["labels"], content["videos"], content["splits"]
     except ValueError as error:  # besides faults of JSON and of Unicode, whole numbers that never end
         raise AmmaError(f"{path} is not JSON: {error}") from error

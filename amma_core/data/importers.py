@@ -69,7 +69,12 @@ def _read_cvat(file: Path, videos: Path, attribute: str | None) -> tuple[str, li
         root = ElementTree.parse(file).getroot()
     except (OSError, ElementTree.ParseError) as error:
         raise AmmaError(f"{file} can't be read as XML: {error}") from None
-    source = next(root.iter("source"), None)
+    sources = list(root.iter("source"))
+    if len(sources) > 1:
+        raise AmmaError(
+            f"{file} is a dump of {len(sources)} videos, as of a CVAT project: export each task alone"
+        )
+    source = sources[0] if sources else None
     if root.tag != "annotations" or source is None or not source.text:
         raise AmmaError(f"{file} is not a dump of one video in the format 'CVAT for video 1.1'")
     if not (videos / source.text).exists():
@@ -168,7 +173,7 @@ def _jhmdb_splits(folder: Path, videos: dict[str, Video]) -> dict[str, list[str]
         if named is None:  # CLASS_test_split1_old.txt, or an unpacker's ._CLASS_test_split1.txt
             continue
         label, number = named.groups()
-        for line in file.read_text().split("\n"):
+        for line in file.read_text(encoding="utf-8").split("\n"):
             clip, _, part = line.strip().rpartition(" ")
             name = f"{label}/{Path(clip.strip()).stem}"
             if part in ("1", "2") and name in videos:

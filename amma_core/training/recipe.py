@@ -12,8 +12,8 @@ from amma_core.config import NetworkConfig, within
 from amma_core.errors import AmmaError
 from amma_core.training.augmentation import Augmentation
 
-MAY_CHANGE = ("machine.", "phases", "validate_every", "data.cache")
-"""Settings that may change before a run goes on: where and how long it trains, how often it is judged."""
+MAY_CHANGE = ("machine.", "phases", "validate_every", "data.cache", "data.test")
+"""Settings that may change before a run goes on: where and how long it trains, how it is judged."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Data:
     train: str = "train1"
     """The split to train on."""
     test: str = "test1"
-    """The split that is looked at once, after training."""
+    """The split that benchmarks judge on. Training never looks at it."""
     validation: float = 0.1
     """Share of the training split, by groups, that is held out to choose the best epoch."""
     group: str = ""
@@ -247,10 +247,12 @@ def _flat(values: dict) -> dict:
 def load_recipe(path: Path, overrides: list[str]) -> Recipe:
     """Read a YAML file, with ``a.b=value`` overrides on top; raises AmmaError for what doesn't belong."""
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise AmmaError(f"there is no training configuration at {path}") from None
-    except yaml.YAMLError as error:
+    except OSError as error:
+        raise AmmaError(f"{path} cannot be read as a training configuration: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise AmmaError(f"{path} is not YAML: {error}") from None
     values = {} if values is None else values
     for override in overrides:

@@ -46,7 +46,7 @@ def test_mean_iou_of_tubelets():
     leaving = floats([0, 0, 10, 10], [5, 0, 15, 10])[None]
     assert box.mean_iou(still, leaving)[0] == pytest.approx((1 + 1 / 3) / 2)
     both = np.concatenate([still, leaving])
-    matrix = box.mean_iou_matrix(both, both)
+    matrix = box.mean_iou(both[:, None], both[None])
     np.testing.assert_allclose(matrix, [[1, 2 / 3], [2 / 3, 1]], rtol=1e-6)
 
 

@@ -27,6 +27,15 @@ def test_what_is_written_can_be_read(tmp_path, size, ending):
     assert abs(reader.size[1] - size[1]) <= 1
 
 
+@pytest.mark.parametrize("ending", [".mp4", ".avi"])
+def test_a_name_with_a_colon_is_no_protocol(tmp_path, monkeypatch, ending):
+    monkeypatch.chdir(tmp_path)
+    name = f"2024-01-01T12:30:00{ending}"
+    with VideoWriter(name, (64, 48), 25) as writer:
+        writer.write(np.zeros((48, 64, 3), np.uint8))
+    assert VideoReader(name).size == (64, 48)
+
+
 def test_after_an_error_there_is_no_half_written_file(tmp_path):
     def write_and_fail():
         with VideoWriter(tmp_path / "video.mp4", (64, 48), 25) as writer:

@@ -106,6 +106,7 @@ def test_cvat_mistakes_are_named(tmp_path):
     for content, message in (
         ("<annotations>", r"a\.xml can't be read as XML"),
         ("<other/>", "not a dump of one video"),
+        (cvat("<meta><source>b.avi</source></meta>"), "dump of 2 videos, as of a CVAT project: export each"),
         (cvat("", source="b.avi"), r"annotates b\.avi, but there is no such video"),
         (cvat('<track label="walk"><box frame="x"/></track>'), "box of track 'walk' lacks a number"),
         (cvat(""), r"a\.xml: there is no track within the videos; annotate each action"),

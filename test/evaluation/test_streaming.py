@@ -117,8 +117,20 @@ def test_a_run_that_was_cut_off_goes_on(model, dataset, tmp_path):
         assert again["count"] == 9
     assert result_file(folder, 0).read_bytes() == contents[0]
     assert result_file(folder, 2).read_bytes() == b"kept as it is"
-    with pytest.raises(AmmaError, match="holds results of another model, split or setting"):
+    with pytest.raises(AmmaError, match="holds results of another model, other videos"):
         evaluate_videos(settings(model, policy="full"), videos, folder)
+
+
+def test_results_of_videos_that_have_changed_are_not_kept(model, dataset, tmp_path):
+    videos = load_dataset(dataset).split("test1")
+    evaluate_videos(settings(model), videos, tmp_path / "results")
+    faster = [replace(videos[0], fps=120.0), *videos[1:]]
+    with pytest.raises(AmmaError, match="holds results of another model, other videos"):
+        evaluate_videos(settings(model), faster, tmp_path / "results")
+    one_of_its_images = min(videos[0].file.iterdir())
+    one_of_its_images.write_bytes(one_of_its_images.read_bytes() + b"more")
+    with pytest.raises(AmmaError, match="holds results of another model, other videos"):
+        evaluate_videos(settings(model), videos, tmp_path / "results")
 
 
 def test_shares_and_processes_give_what_one_gives(model, dataset, tmp_path):

@@ -168,6 +168,11 @@ def test_an_action_that_is_pasted_over_does_not_count():
     assert covered.labels.tolist() == [2]
 
 
+@pytest.mark.filterwarnings("error")
+def test_pasting_over_an_empty_box():
+    assert len(paste(scene(1, (0.5, 0.5, 0.5, 0.9)), scene(2, (0.4, 0.4, 0.9, 0.7))).labels) == 2
+
+
 def test_nothing_is_pasted_of_a_scene_without_actions():
     onto = scene(1, (0.0, 0.0, 0.4, 0.4))
     assert paste(onto, scene(2, (0.5, 0.5, 1.0, 0.7), present=False)) is onto

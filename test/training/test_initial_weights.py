@@ -324,6 +324,17 @@ def test_centernet_checkpoints_keep_their_input_and_leave_their_heads(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(theirs, ours, strict=True))
 
 
+def test_checkpoints_of_torchvisions_own_training(tmp_path):
+    state = torchvision_like("resnet18")
+    kernels = []
+    for content in (state, {"model": state, "epoch": 3}):
+        network = Amma(NetworkConfig(num_classes=2, backbone="resnet18"))
+        torch.save(content, tmp_path / "resnet18.pth")
+        load_initial_weights(network, str(tmp_path / "resnet18.pth"), CACHE)
+        kernels.append(network.backbone.appearance[0][0].weight)
+    torch.testing.assert_close(*kernels)
+
+
 def test_layers_that_do_not_fit_are_refused_by_shape():
     network = Amma(NetworkConfig(num_classes=2, backbone="mobilenet_v2"))
     other = torchvision_like("shufflenet_v2")
@@ -337,6 +348,10 @@ def test_a_file_that_is_not_a_checkpoint(tmp_path):
     (tmp_path / "weights.pth").write_text("no")
     with pytest.raises(AmmaError, match="not a PyTorch checkpoint"):
         load_initial_weights(network, str(tmp_path / "weights.pth"), tmp_path)
+    for content in (torch.zeros(3), {"weights": [1]}):
+        torch.save(content, tmp_path / "weights.pth")
+        with pytest.raises(AmmaError, match="holds no table of weights"):
+            load_initial_weights(network, str(tmp_path / "weights.pth"), tmp_path)
     with pytest.raises(AmmaError, match="no initial weights at"):
         load_initial_weights(network, str(tmp_path / "none.pth"), tmp_path)
 

@@ -527,6 +527,14 @@ def test_an_empty_recipe_says_what_it_needs(tmp_path):
         load_recipe(tmp_path / "empty.yaml", ["data.annotations=here"])
 
 
+def test_what_is_no_recipe_is_named(tmp_path):
+    with pytest.raises(AmmaError, match="cannot be read as a training configuration: Is a directory"):
+        load_recipe(tmp_path, [])
+    (tmp_path / "latin.yaml").write_bytes("seed: 3  # für später".encode("latin-1"))
+    with pytest.raises(AmmaError, match=r"latin\.yaml is not YAML"):
+        load_recipe(tmp_path / "latin.yaml", [])
+
+
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "config" / "train").glob("*.yaml")), ids=lambda path: path.stem
 )
