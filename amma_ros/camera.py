@@ -190,9 +190,8 @@ class Camera:
         if self._subscription is None or not 0 < patience < silent:
             return ""
         if not self._silent:
-            self._silent = (
-                True  # a camera that hangs does not leave, and who was seen shall not stay for ever
-            )
+            # A camera that hangs does not leave, and who was seen shall not stay for ever.
+            self._silent = True
             self.queue.call(lambda: self.end_stream(f"no image for {silent:.0f} s"))
         topic = self._subscription.topic_name
         others = sorted(
