@@ -6,8 +6,8 @@ Milliseconds per clip of t frames, medians: preparing the frames, the encoder, t
 maps, linking. `all anew` encodes all K clips of every window again, as a detector without a cache has to;
 `saved` is how many times faster the streaming detector is. FPS counts frames of one stream per second.
 
-The network has random weights (its speed does not depend on them), the linker gets synthetic tubelets of
-four people among noise, the frames are noise of the given size.
+The network has random weights (its speed does not depend on them), the head gets noise, the linker gets
+synthetic tubelets of four people among noise, the frames are noise of the given size.
 """
 
 import argparse
@@ -76,7 +76,8 @@ def measure(backbone: str, clips: int, arguments: argparse.Namespace) -> dict:
         return np.stack([cv2.resize(frame, side, interpolation=cv2.INTER_LINEAR) for frame in frames])[None]
 
     clip = prepare()
-    window = runtime.encode(clip) * clips
+    # Noise for features: a random network's are alike in all cells, so that every cell would be a peak.
+    window = [(torch.randn_like(feature), size) for feature, size in runtime.encode(clip) * clips]
     maps = [values[0] for values in runtime.head([window], top=100)]
     heat = rng.random(maps[0].shape, np.float32)
     steps = iter(stream(4, 96, 24, arguments.repeat + WARM_UP, clips))
