@@ -23,7 +23,7 @@ from vision_msgs.msg import Detection2DArray, LabelInfo
 from amma_core import bundle
 from amma_core.bundle import Bundle
 from amma_core.data.dataset import Video, load_dataset
-from amma_core.errors import AmmaError
+from amma_core.errors import AmmaError, packages_for
 from amma_core.evaluation.metrics import evaluate, table
 from amma_core.evaluation.predictions import Predictions, check_rows, predict, save_predictions
 from amma_core.evaluation.tubes import annotated_tubes
@@ -94,10 +94,8 @@ def run(arguments: argparse.Namespace) -> None:
 def _check_report(arguments: argparse.Namespace) -> None:
     if not arguments.ground_truth:
         raise AmmaError("--report needs --ground-truth")
-    try:
+    with packages_for("--report"):
         importlib.import_module("amma_core.evaluation.report")
-    except ModuleNotFoundError as error:
-        raise AmmaError(f"--report needs {error.name}: pip install {error.name}") from None
     make_folder(Path(arguments.report))
 
 

@@ -12,7 +12,7 @@ import shlex
 from pathlib import Path
 
 from amma_core.cli.evaluate import add_inputs, read_inputs
-from amma_core.errors import AmmaError
+from amma_core.errors import AmmaError, packages_for
 from amma_core.evaluation.predictions import load_predictions
 from amma_core.files import write_text_whole
 
@@ -30,10 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    try:
+    with packages_for("the report"):
         from amma_core.evaluation.report import make_report
-    except ModuleNotFoundError as error:
-        raise AmmaError(f"{error.name} is missing, which the plots need: pip install {error.name}") from error
 
     labels, videos, predictions = read_inputs(arguments)
     runs = {_name(arguments.predictions): predictions}

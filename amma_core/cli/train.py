@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from amma_core.errors import AmmaError
+from amma_core.errors import packages_for
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,13 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    try:
+    with packages_for("training", "'amma-core[train]'"):
         from amma_core.training.recipe import load_recipe
         from amma_core.training.trainer import train
-    except ModuleNotFoundError as error:
-        raise AmmaError(
-            f"{error.name} is missing, which training needs: pip install 'amma-core[train]'"
-        ) from error
 
     recipe = load_recipe(arguments.config, arguments.set)
     folder = arguments.output or Path("runs") / arguments.config.stem

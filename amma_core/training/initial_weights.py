@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from amma_core.errors import AmmaError
+from amma_core.errors import AmmaError, packages_for
 from amma_core.network.amma import Amma
 from amma_core.network.micro_motion import normalise
 from amma_core.training.packages import PACKAGES, fetch
@@ -274,13 +274,9 @@ def _weights_of_tfjs(model: bytes, values: bytes) -> dict[str, np.ndarray]:
 
 
 def _constants(graph: bytes) -> dict[str, np.ndarray]:
-    try:
+    with packages_for("reading these weights", "tensorboard"):
         from tensorboard.compat.proto.graph_pb2 import GraphDef
         from tensorboard.util.tensor_util import make_ndarray
-    except ModuleNotFoundError as error:
-        raise AmmaError(
-            f"{error.name} is missing, which reads these weights: pip install tensorboard"
-        ) from error
 
     definition = GraphDef.FromString(graph)
     return {

@@ -199,3 +199,21 @@ def test_a_reader_that_has_read_enough_is_no_error(model, make_video):
     assert json.loads(done.stdout)["frame"] == 1
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("missing", "command", "says"),
+    [
+        ("lightning_fabric", "train", "which training needs: pip install 'amma-core[train]'"),
+        ("matplotlib", "report", "which the report needs: pip install matplotlib"),
+    ],
+)
+def test_a_package_that_is_missing_is_named(tmp_path, missing, command, says):
+    given = {"train": [tmp_path / "recipe.yaml"], "report": ["--predictions", "a", "--ground-truth", "b"]}
+    block = (
+        f"import sys; sys.modules[{missing!r}] = None; import amma_core.cli; sys.exit(amma_core.cli.main())"
+    )
+    run = [sys.executable, "-c", block, command, *given[command]]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    assert done.stderr.strip().splitlines()[-1] == f"amma {command}: {missing} is missing, {says}"
