@@ -11,7 +11,7 @@ from vision_msgs.msg import LabelInfo
 from amma_core.behavior import BehaviorEngine, Event, Rule, read_rules
 from amma_core.errors import AmmaError
 from amma_ros import conversions, parameters, reactions
-from amma_ros.meter import status
+from amma_ros.meter import no_publisher, status
 from amma_ros.msg import ActionEvent, ActionTubeArray
 from amma_ros.node import LATCHED, ManagedNode, run
 from amma_ros.qos import publisher_events, subscriber_events
@@ -150,8 +150,7 @@ class BehaviorNode(ManagedNode):
             return f"{failed} reactions failed"
         if not self.active:
             return "not active"
-        topic = self._subscription.topic_name
-        return "" if self.count_publishers(topic) else f"nobody publishes {topic}: is the linker running?"
+        return no_publisher(self, self._subscription.topic_name, "linker")
 
 
 def main() -> int:

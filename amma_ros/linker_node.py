@@ -7,7 +7,7 @@ from vision_msgs.msg import Detection2DArray, LabelInfo
 
 from amma_core.errors import AmmaError
 from amma_ros import conversions, parameters
-from amma_ros.meter import Meter, latency_ms, memory, percentiles, status
+from amma_ros.meter import Meter, latency_ms, memory, no_publisher, percentiles, status
 from amma_ros.msg import ActionTubeArray, TubeletArray
 from amma_ros.node import LATCHED, ManagedNode, camera_names, run
 from amma_ros.qos import publisher_events, subscriber_events
@@ -127,7 +127,7 @@ class Channel:
         rates, values = self._meter.report()
         faults = [
             "messages of tubelets left out; the log says why" if rates.get("bad") else "",
-            self._silence(),
+            no_publisher(self.node, self._subscription.topic_name, "detector") if self._subscription else "",
         ]
         return status(
             f"{self.node.get_fully_qualified_name()}: {self.name or 'camera'}",
@@ -140,13 +140,6 @@ class Channel:
                 **percentiles("latency [ms]", values.get("latency")),
             },
         )
-
-    def _silence(self) -> str:
-        if self._subscription is None:
-            return ""
-        topic = self._subscription.topic_name
-        there = self.node.count_publishers(topic)
-        return "" if there else f"nobody publishes {topic}: is the detector running?"
 
     def _subscribe(self) -> None:
         topic, qos = self._topic("tubelets"), self.node.settings.qos("tubelets")

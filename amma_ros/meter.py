@@ -8,6 +8,7 @@ from threading import Lock
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+from rclpy.node import Node
 
 KEPT = 1000
 """Measurements between two reports at most."""
@@ -57,6 +58,11 @@ def status(name: str, hardware_id: str, fault: str, values: dict[str, object]) -
         hardware_id=hardware_id,
         values=[KeyValue(key=key, value=_text(value)) for key, value in values.items()],
     )
+
+
+def no_publisher(node: Node, topic: str, sender: str) -> str:
+    """The fault that nobody publishes `topic`, as `sender` should; empty where somebody does."""
+    return "" if node.count_publishers(topic) else f"nobody publishes {topic}: is the {sender} running?"
 
 
 def percentiles(name: str, values: np.ndarray | None) -> dict[str, float]:
