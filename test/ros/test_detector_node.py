@@ -95,6 +95,22 @@ def test_too_slow_a_network_skips_whole_clips_and_says_so(graph, tiny_model, cau
     assert newest()["frames skipped"] == "24"
 
 
+def film_while_busy(graph, node, camera, newest, frames: int, fps: int) -> None:
+    """Frames that go on from those sent, all before the network looks at one; then each is in a count."""
+    busy, sent = Event(), len(camera.sent)
+    node._cameras[0].queue.call(lambda: busy.wait(20))
+    camera.film(frames, start=100 * SECOND + sent * SECOND // fps, fps=fps)
+    total = sent + frames
+    graph.wait(lambda: newest().get("frames received") == str(total), f"{total} images to be received")
+    busy.set()
+    camera.leave()
+
+    def all_told() -> bool:
+        return int(newest()["frames answered"]) + int(newest()["frames skipped"]) == total
+
+    graph.wait(all_told, "every frame in a count")
+
+
 def test_every_frame_is_answered_or_counted_where_clips_are_torn_too(graph, tiny_model):
     """How many frames a fast camera's clip takes is not known before the first: a hole may come within it."""
     newest = figures(graph, "detector: camera")
@@ -102,19 +118,9 @@ def test_every_frame_is_answered_or_counted_where_clips_are_torn_too(graph, tiny
     parameters = RELIABLE | {"target_fps": 30.0, "queue_depth": 20}
     node = graph.add(DetectorNode, model=tiny_model, diagnostics_period=0.1, **parameters)
     camera.wait_for_subscribers()
-    busy = Event()
     camera.film(1, fps=120)
     graph.stay(0.2)
-    node._cameras[0].queue.call(lambda: busy.wait(20))
-    camera.film(79, start=100 * SECOND + SECOND // 120, fps=120)
-    graph.wait(lambda: newest().get("frames received") == "80", "80 images to be received")
-    busy.set()
-    camera.leave()
-
-    def all_told() -> bool:
-        return int(newest()["frames answered"]) + int(newest()["frames skipped"]) == 80
-
-    graph.wait(all_told, "every frame in a count")
+    film_while_busy(graph, node, camera, newest, frames=79, fps=120)
     assert node._cameras[0].meter.totals["torn"]
 
 
@@ -126,17 +132,7 @@ def test_a_clip_that_spans_more_frames_than_may_wait_is_not_torn(graph, tiny_mod
     camera.wait_for_subscribers()
     camera.film(12, fps=90)
     graph.wait(lambda: newest().get("frames answered") == "10", "the first clip")
-    busy = Event()
-    node._cameras[0].queue.call(lambda: busy.wait(20))
-    camera.film(68, start=100 * SECOND + 12 * SECOND // 90, fps=90)
-    graph.wait(lambda: newest().get("frames received") == "80", "80 images to be received")
-    busy.set()
-    camera.leave()
-
-    def all_told() -> bool:
-        return int(newest()["frames answered"]) + int(newest()["frames skipped"]) == 80
-
-    graph.wait(all_told, "every frame in a count")
+    film_while_busy(graph, node, camera, newest, frames=68, fps=90)
     assert not node._cameras[0].meter.totals["torn"]
 
 
