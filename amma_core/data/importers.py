@@ -74,17 +74,17 @@ def _read_cvat(file: Path, videos: Path, attribute: str | None) -> tuple[str, li
         raise AmmaError(
             f"{file} is a dump of {len(sources)} videos, as of a CVAT project: export each task alone"
         )
-    source = sources[0] if sources else None
-    if root.tag != "annotations" or source is None or not source.text:
+    name = sources[0].text if sources else None
+    if root.tag != "annotations" or not name:
         raise AmmaError(f"{file} is not a dump of one video in the format 'CVAT for video 1.1'")
-    if not (videos / source.text).exists():
-        raise AmmaError(f"{file} annotates {source.text}, but there is no such video in {videos}")
+    if not (videos / name).exists():
+        raise AmmaError(f"{file} annotates {name}, but there is no such video in {videos}")
     tubes = []
     for track in root.iter("track"):
         boxes = [_box(box, track.get("label", ""), attribute, file) for box in track.iter("box")]
         for label, rows in _runs(sorted(boxes, key=lambda box: box[1][0])):
             tubes.append((label, _interpolated(np.array(rows))))
-    return Path(source.text).as_posix(), tubes
+    return Path(name).as_posix(), tubes
 
 
 def _box(box: ElementTree.Element, label: str, attribute: str | None, file: Path) -> tuple[str | None, list]:

@@ -73,7 +73,7 @@ class Amma(nn.Module):
 
         It depends on no other clip, so a stream can keep it.
         """
-        return self.branches.size(self._fine(features[:, None])[:, 0])
+        return self.branches.size(enlarge(features, self.config.grid, self.config.upsample))
 
     def _fine(self, features: Tensor) -> Tensor:
         """(B, K, 64, S/16, S/16) -> (B, K, 64, G, G)."""
