@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amma_core.drawing import colour
-from amma_core.errors import AmmaError
+from amma_core.errors import AmmaError, packages_for
 from amma_core.types import FrameDetections
 
 JPEG_QUALITY = 80
@@ -23,11 +23,9 @@ class RerunView:
     """
 
     def __init__(self, path: str | Path | None, labels: Sequence[str]):
-        try:
+        with packages_for("the Rerun view", "rerun-sdk"):
             import rerun
             import rerun.blueprint
-        except ImportError:
-            raise AmmaError("the Rerun view needs the package rerun-sdk; `pip install rerun-sdk`") from None
         self._rerun, self._labels = rerun, labels
         self._recording = rerun.RecordingStream("amma")
         views = rerun.blueprint.Vertical(

@@ -147,6 +147,8 @@ def _load_json(path: Path) -> Dataset:
                 float(entry["fps"]),
                 [ActionTube(index[tube["label"]], _boxes(tube["boxes"])) for tube in entry["tubes"]],
             )
+            for tube in videos[name].tubes:
+                refuse_beside(tube.boxes, videos[name].width, videos[name].height)
         except KeyError as error:
             raise AmmaError(f"{path}: video {name!r}: there is no key {error}") from error
         except (AttributeError, OverflowError, TypeError, ValueError) as error:
@@ -197,6 +199,16 @@ class _PlainUnpickler(pickle.Unpickler):
                 f"the pickle asks for {module}.{name}, which no ground truth needs: not loading it"
             )
         return known
+
+
+def refuse_beside(boxes: NDArray[np.float64], width: int, height: int) -> None:
+    """ValueError if one of a tube's boxes, (n, 5), has no pixel in the picture."""
+    beside = (boxes[:, 1:3] >= [width, height]).any(1) | (boxes[:, 3:] <= -1).any(1)
+    if beside.any():
+        raise ValueError(
+            f"the box of frame {boxes[beside.argmax(), 0]:.0f} lies beside the picture of {width}x{height}; "
+            "mend the annotation, or give the video that was annotated"
+        )
 
 
 def _boxes(rows) -> NDArray[np.float64]:

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from amma_core.data.dataset import ActionTube, Dataset, Video
-from amma_core.errors import AmmaError
+from amma_core.data.dataset import ActionTube, Dataset, Video, refuse_beside
+from amma_core.errors import AmmaError, packages_for
 from amma_core.video import VideoReader
 
 CLIP_ENDINGS = (".avi", ".mp4", ".mkv", ".mov", ".webm")
@@ -133,10 +133,8 @@ def from_puppet_masks(folder: Path) -> Dataset:
     Boxes are the tight boxes of the masks; frames whose mask is empty have none.
     Raises AmmaError, naming what is missing or lies beside the picture. Needs scipy, for MATLAB's files.
     """
-    try:
+    with packages_for("reading puppet masks, which are MATLAB's files,", "scipy"):
         from scipy.io import loadmat
-    except ImportError:
-        raise AmmaError("puppet masks are MATLAB files: install scipy to read them") from None
     folder = Path(folder)
     masks = sorted((folder / "puppet_mask").glob("*/*/puppet_mask.mat"))
     if not masks:
@@ -191,12 +189,10 @@ def _video(name: str, path: Path, tubes: list[ActionTube]) -> Video:
     kept = []
     for tube in tubes:
         boxes = tube.boxes[tube.boxes[:, 0] <= frames]
-        beside = (boxes[:, 1:3] >= [width, height]).any(1) | (boxes[:, 3:] <= -1).any(1)
-        if beside.any():
-            raise AmmaError(
-                f"{path}: the box of frame {boxes[beside.argmax(), 0]:.0f} lies beside the picture of "
-                f"{width}x{height}; mend the annotation, or give the video that was annotated"
-            )
+        try:
+            refuse_beside(boxes, width, height)
+        except ValueError as error:
+            raise AmmaError(f"{path}: {error}") from None
         boxes = np.column_stack([boxes[:, 0], np.clip(boxes[:, 1:], 0, [width - 1, height - 1] * 2)])
         if len(boxes):
             kept.append(ActionTube(tube.label, boxes))

@@ -82,6 +82,7 @@ def test_what_is_saved_is_read_again(tmp_path):
         ({"tubes": [{"label": "run", "boxes": [[0, 0, 0, 1, 1]]}]}, "frame 0 to 0 of 4"),
         ({"tubes": [{"label": "run", "boxes": [[5, 0, 0, 1, 1]]}]}, "frame 5 to 5 of 4"),
         ({"tubes": [{"label": "run", "boxes": [[1, 5, 0, 4, 1]]}]}, "box of frame 1 has x2 < x1"),
+        ({"tubes": [{"label": "run", "boxes": [[1, 90, 0, 99, 1]]}]}, "frame 1 lies beside the picture"),
         ({"tubes": [{"label": "run"}]}, "no key 'boxes'"),
         ({"tubes": [{"label": "run", "boxes": [[1, 0, 0, 10**400, 1]]}]}, "too large"),
         ({"frames": 0}, "must be positive"),
