@@ -2,9 +2,9 @@
 
     amma evaluate-model amma_m_jhmdb21 data/jhmdb21 --split test1
 
-The results lie in --output: predictions.npz for `amma eval` and `amma report`, metrics.json,
-timings.json, and one file per video, so that a run that was cut off goes on where it was. Several
-machines that share the folder take their parts with
+The results lie in --output: predictions.npz for `amma eval` and `amma report`, published.npz with what the
+linker says of each frame when it is settled, metrics.json, timings.json, and one file per video, so that a
+run that was cut off goes on where it was. Several machines that share the folder take their parts with
 
     torchrun --nnodes 2 ... -m amma_core evaluate-model jhmdb21 data/jhmdb21 --split test1
 """
@@ -22,7 +22,7 @@ from amma_core.clips import POLICIES
 from amma_core.data.dataset import Video, load_dataset
 from amma_core.errors import AmmaError
 from amma_core.evaluation.frame_map import MODES
-from amma_core.evaluation.metrics import evaluate, table
+from amma_core.evaluation.metrics import evaluate, percent, table
 from amma_core.evaluation.predictions import load_predictions, save_predictions
 from amma_core.evaluation.tubes import Tubes, annotated_tubes
 from amma_core.files import write_text_whole
@@ -98,11 +98,19 @@ def _conclude(
 
     results = [VideoResult.load(result_file(output / "videos", i)) for i in range(len(videos))]
     _warn_of_short(videos, [result.count for result in results])
-    frames = np.concatenate([np.zeros((0, 8), np.float32), *(result.frames for result in results)])
+    truth, names = annotated_tubes(videos), [video.name for video in videos]
+
+    def judge(file_name: str, frames: list[np.ndarray], tubes: Tubes | None) -> dict:
+        """Keep predictions in a file, and say how good these are."""
+        rows = np.concatenate([np.zeros((0, 8), np.float32), *frames])
+        save_predictions(output / file_name, rows, tubes, names, labels)
+        saved = load_predictions(output / file_name, videos, labels)
+        return evaluate(saved.frames, saved.tubes, truth, labels, arguments.mode)
+
     tubes = Tubes.join(result.tubes for result in results)
-    save_predictions(output / "predictions.npz", frames, tubes, [video.name for video in videos], labels)
-    predictions = load_predictions(output / "predictions.npz", videos, labels)
-    metrics = evaluate(predictions.frames, predictions.tubes, annotated_tubes(videos), labels, arguments.mode)
+    metrics = judge("predictions.npz", [result.frames for result in results], tubes)
+    published = judge("published.npz", [result.published for result in results], None)
+    metrics["published"] = {name: published[name] for name in ("frame_mAP@0.5", "frame_mAP@0.75")}
 
     count = sum(result.count for result in results)
     latencies = np.concatenate([result.latencies for result in results])
@@ -123,9 +131,11 @@ def _conclude(
     print(table(metrics))
     latency = ", ".join(f"{name} {value:.1f}" for name, value in timing["latency_ms"].items())
     stages = ", ".join(f"{stage} {value:.1f}" for stage, value in timing["ms"].items())
-    print(f"\n{count} frames, {timing['fps']:.1f} per second without reading the videos")
+    at = ", ".join(f"{name} {percent(value)}" for name, value in metrics["published"].items())
+    print(f"\nframes as published, before later clips show them too: {at}")
+    print(f"{count} frames, {timing['fps']:.1f} per second without reading the videos")
     print(f"answer to a key frame, ms: {latency}; on average {stages}")
-    print(f"written to {output}: predictions.npz, metrics.json, timings.json")
+    print(f"written to {output}: predictions.npz, published.npz, metrics.json, timings.json")
 
 
 def _warn_of_short(videos: list[Video], counts: list[int]) -> None:

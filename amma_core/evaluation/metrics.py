@@ -74,8 +74,13 @@ def _without_nan(value):
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
+def percent(number: float | None) -> str:
+    """For the terminal, where - is unknown."""
+    return "-" if number is None else f"{number:.2f}"
+
+
 def table(metrics: dict) -> str:
-    """The result of :func:`evaluate` for the terminal: one line per class, the mean last; - is unknown."""
+    """The result of :func:`evaluate` for the terminal: one line per class, the mean last."""
     columns = [name for name in metrics if "mAP@" in name]
     kinds = list(metrics["errors@0.5"])
     heads = [name.replace("_mAP", "") for name in columns] + kinds
@@ -84,9 +89,8 @@ def table(metrics: dict) -> str:
     def line(name: str, values: dict, ap: str) -> str:
         numbers = [values[column.replace("mAP", ap)] for column in columns]
         numbers += [values["errors@0.5"][kind] for kind in kinds]
-        cells = ("-" if number is None else f"{number:.2f}" for number in numbers)
         return f"{name:{width}}  " + "  ".join(
-            f"{cell:>{max(len(head), 6)}}" for cell, head in zip(cells, heads, strict=True)
+            f"{percent(number):>{max(len(head), 6)}}" for number, head in zip(numbers, heads, strict=True)
         )
 
     lines = [f"{'':{width}}  " + "  ".join(f"{head:>6}" for head in heads)]

@@ -22,7 +22,7 @@ from amma_core.data.dataset import Video
 from amma_core.detector import ActionDetector
 from amma_core.errors import AmmaError
 from amma_core.evaluation.predictions import tube_arrays, tubes_of
-from amma_core.evaluation.tubelets import frame_detections
+from amma_core.evaluation.tubelets import frame_detections, published_detections
 from amma_core.evaluation.tubes import Tubes
 from amma_core.files import bytes_of, make_folder, write_text_whole, written_whole
 from amma_core.linker import TubeLinker
@@ -52,6 +52,8 @@ class Settings:
 class VideoResult:
     frames: NDArray[np.float32]
     """(N, 8) as in a file of predictions."""
+    published: NDArray[np.float32]
+    """(M, 8) likewise, of the detections that the linker publishes frame by frame."""
     tubes: Tubes
     seconds: NDArray[np.float64]
     """(4,) spent per stage: see STAGES. Reading the video and a dense pass are not in it."""
@@ -65,6 +67,7 @@ class VideoResult:
             np.savez(
                 file,
                 frames=self.frames,
+                published=self.published,
                 seconds=self.seconds,
                 latencies=self.latencies,
                 count=self.count,
@@ -75,8 +78,8 @@ class VideoResult:
     def load(cls, path: Path) -> "VideoResult":
         with np.load(path) as file:
             arrays = dict(file)
-        count = int(arrays["count"])
-        return cls(arrays["frames"], tubes_of(arrays), arrays["seconds"], arrays["latencies"], count)
+        rest = (arrays["seconds"], arrays["latencies"], int(arrays["count"]))
+        return cls(arrays["frames"], arrays["published"], tubes_of(arrays), *rest)
 
 
 class Evaluator:
@@ -120,17 +123,20 @@ class Evaluator:
         take(pipeline.flush)
         self._seconds["rest"] = total - sum(self._seconds.values())
         seconds = np.array([self._seconds[stage] for stage in STAGES])
+        published = published_detections(found, index).astype(np.float32)
         if self.settings.dense:
             for lead in range(1, config.clip_length):
                 found += self._shifted(video, lead)
 
         frames = frame_detections(found, index).astype(np.float32)
-        frames[:, 2] = self._labels[frames[:, 2].astype(np.int64)]
+        for rows in (frames, published):
+            rows[:, 2] = self._labels[rows[:, 2].astype(np.int64)]
         ended = Tubes.of(
             (index, self._labels[tube.label], tube.score, np.column_stack([tube.numbers, tube.boxes]))
             for tube in tubes
         )
-        return VideoResult(frames, ended, seconds, np.array(latencies), pipeline.detector.frames_seen)
+        seen = pipeline.detector.frames_seen
+        return VideoResult(frames, published, ended, seconds, np.array(latencies), seen)
 
     def _detector(self) -> ActionDetector:
         """As deployed: clips at the model's rate. A slow video is no series of cuts."""
@@ -249,6 +255,7 @@ def _claim(folder: Path, settings: Settings, videos: list[Video]) -> None:
     model = bundle.load(settings.model)
     weights = model.path / bundle.WEIGHTS
     content = {
+        "results": ["frames", "published", "tubes"],  # older versions' lack the second
         **asdict(settings),
         "labels": list(settings.labels),
         "fps": model.fps,

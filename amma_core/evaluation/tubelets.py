@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from amma_core.boxes import iou, starts_of_runs
 from amma_core.evaluation.groups import expand, followers
+from amma_core.linker import TubeLinker
 from amma_core.types import Tubelets
 
 
@@ -31,6 +32,20 @@ def frame_detections(steps: Iterable[Tubelets], video: int = 0, nms: float = 0.6
         rows[:, 1] * (rows[:, 2].max(initial=0) + 1) + rows[:, 2], rows[:, 3], rows[:, 4:], nms
     )
     return rows
+
+
+def published_detections(steps: Iterable[Tubelets], video: int = 0) -> NDArray[np.float64]:
+    """What a robot is told of each frame, when it is settled: at most t - 1 frames later.
+
+    That is less than :func:`frame_detections` knows, which has a frame's boxes of all windows that reach back
+    to it, of later ones too. The linker is as its node has it by default. Arguments and result are as there.
+    """
+    linker = TubeLinker()
+    found = [np.zeros((0, 8))]
+    for frame in (frame for step in steps for frame in linker.update(step).frames):
+        before = np.full((len(frame), 2), [video, frame.number], np.float64)
+        found.append(np.column_stack([before, frame.labels, frame.scores, frame.boxes]))
+    return np.concatenate(found)
 
 
 def _rows(step: Tubelets, video: int) -> NDArray[np.float64]:

@@ -14,9 +14,14 @@ from amma_core import bundle
 from amma_core.cli import main
 from amma_core.config import NetworkConfig
 from amma_core.data.dataset import load_dataset
+from amma_core.detector import ActionDetector
 from amma_core.errors import AmmaError
 from amma_core.evaluation.streaming import Evaluator, Settings, evaluate_videos, result_file
+from amma_core.linker import TubeLinker
 from amma_core.network import Amma
+from amma_core.pipeline import ActionPipeline
+from amma_core.runtime.torch_runtime import TorchRuntime
+from amma_core.video import VideoReader
 
 LABELS = ["run", "wave"]
 JHMDB = Path(__file__).parents[3] / "shared" / "data" / "jhmdb21"
@@ -65,6 +70,23 @@ def test_every_frame_of_a_video_gets_boxes_of_the_data_sets_classes(model, datas
     swapped = Evaluator(Settings(str(model), tuple(LABELS[::-1]), "cpu"))(7, video)
     np.testing.assert_array_equal(result.frames[:, 2], 1 - swapped.frames[:, 2])
     np.testing.assert_array_equal(result.frames[:, 3:], swapped.frames[:, 3:])
+
+
+def test_what_is_published_of_each_frame_is_what_a_pipeline_gives_a_robot(model, dataset):
+    video = load_dataset(dataset).videos["a"]
+    published = Evaluator(Settings(str(model), tuple(LABELS[::-1]), "cpu"))(7, video).published
+    runtime = TorchRuntime(bundle.load(model).build())
+    pipeline = ActionPipeline(ActionDetector(runtime, target_fps=10.0), TubeLinker())
+    steps = [pipeline.update(image, i * 100_000_000) for i, (image, _) in enumerate(VideoReader(video.file))]
+    frames = [frame for step in [*steps, pipeline.flush()] for frame in step.frames]
+    assert [frame.number for frame in frames] == list(range(1, 10))
+    assert set(published[:, 0]) == {7}
+    np.testing.assert_array_equal(
+        published[:, 1], np.repeat(np.arange(1, 10), [len(frame) for frame in frames])
+    )
+    for column, name in ((2, "labels"), (3, "scores"), (slice(4, 8), "boxes")):
+        expected = np.concatenate([getattr(frame, name) for frame in frames])
+        np.testing.assert_array_equal(published[:, column], expected)
 
 
 def test_full_policy_leaves_the_first_frames_to_the_first_full_window(model, dataset):
@@ -163,11 +185,16 @@ def test_command(model, dataset, tmp_path, capsys):
     assert main(["eval", "--predictions", predictions, "--ground-truth", str(dataset), "--json"]) == 0
     again = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert again == {key: result[key] for key in again}
+    published = str(tmp_path / "out" / "published.npz")
+    assert main(["eval", "--predictions", published, "--ground-truth", str(dataset), "--json"]) == 0
+    again = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["published"] == {key: again[key] for key in result["published"]}
     (timing,) = json.loads((tmp_path / "out" / "timings.json").read_text())
     assert set(timing["ms"]) == {"encode", "head", "link", "rest"}
     assert main(["evaluate-model", *arguments]) == 0
     printed = capsys.readouterr()
     assert "22 frames" in printed.out
+    assert f"show them too: frame_mAP@0.5 {again['frame_mAP@0.5']:.2f}" in printed.out
     assert "fewer frames" not in printed.err
     assert main(["evaluate-model", *arguments, "--output", predictions]) == 2
     assert "predictions.npz/videos cannot be made: Not a directory" in capsys.readouterr().err
