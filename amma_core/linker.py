@@ -27,11 +27,13 @@ class TubeLinker:
        nothing may still be taken up again.
     4. Tubelets that no tube took start new tubes.
 
-    A tube's score is the mean score of its tubelets; those of a stream's beginning, whose windows repeat a
-    key frame, count only until it has one of a whole window. Its box at a key frame is the mean box of its
-    tubelets there (clips that repeat a key frame count as one, with their mean box), and its box between key
-    frames lies on the line between these. It lasts from its first tubelet's first key frame to its last
-    tubelet's last one. With K = 1 no two steps share a key frame, and every tubelet is a tube.
+    A tube's score is the mean score of its tubelets. At a stream's beginning, where windows repeat a key
+    frame and have lower scores for it, it is the mean of what these were before, weighted by how much each
+    window had seen; once a tube has a tubelet of a whole window, the early ones no longer count. Its box at
+    a key frame is the mean box of its tubelets there (clips that repeat a key frame count as one, with their
+    mean box), and its box between key frames lies on the line between these. It lasts from its first
+    tubelet's first key frame to its last tubelet's last one. With K = 1 no two steps share a key frame, and
+    every tubelet is a tube.
 
     **Frames.** Each step gives one :class:`FrameDetections` for each of ``Tubelets.frame_numbers``, with the
     tubes that the newest key frame confirmed. They stay as published, though the tubes' boxes at the newest
@@ -282,8 +284,9 @@ class _Tubes:
     id: Ints
     label: Ints
     score_sum: np.ndarray
-    score_count: Ints
-    """Sum and number of the scores that count: of whole windows, or of all while there are none of these."""
+    score_weight: np.ndarray
+    """Sum of the scores that count, of whole windows, or of all while there are none of these; and of the
+    shares of key frames that their windows do not repeat."""
     whole: np.ndarray
     """Whether there are."""
     first: Ints
@@ -301,10 +304,11 @@ class _Tubes:
 
     @classmethod
     def none(cls, window: int, rows: int = 0) -> "_Tubes":
-        ints = {name: np.zeros(rows, np.int64) for name in ("id", "label", "score_count", "first", "newest")}
+        ints = {name: np.zeros(rows, np.int64) for name in ("id", "label", "first", "newest")}
         return cls(
             **ints,
             score_sum=np.zeros(rows),
+            score_weight=np.zeros(rows),
             first_stamp=np.zeros(rows, np.int64),
             newest_stamp=np.zeros(rows, np.int64),
             whole=np.zeros(rows, bool),
@@ -326,16 +330,17 @@ class _Tubes:
 
     @property
     def score(self) -> np.ndarray:
-        return self.score_sum / self.score_count
+        return self.score_sum / self.score_weight
 
     def extend(self, rows: Ints, scores: np.ndarray, boxes: np.ndarray, source: Tubelets) -> None:
         """Give each of these tubes one more tubelet of ``source``: scores (n,), boxes (n, W, 4)."""
-        if boxes.shape[1] == len(source.key_numbers):  # no key frame is repeated
+        share = boxes.shape[1] / len(source.key_numbers)
+        if share == 1:
             early = rows[~self.whole[rows]]
-            self.score_sum[early], self.score_count[early] = 0, 0
+            self.score_sum[early], self.score_weight[early] = 0, 0
             self.whole[rows] = True
         self.score_sum[rows] += scores
-        self.score_count[rows] += 1
+        self.score_weight[rows] += share
         self.newest[rows], self.newest_stamp[rows] = source.key_numbers[-1], source.key_stamps[-1]
         self.last[rows] = boxes
         self.sums[rows] += boxes

@@ -44,7 +44,7 @@ class Tubelets:
     labels: Ints
     """(N,) class indices."""
     scores: Floats
-    """(N,) scores in 0..1, lowered where the window holds copies."""
+    """(N,) scores in 0..1, multiplied by the share of the window's clips that are no copies."""
     boxes: Floats
     """(N, K, 4) one box per key frame."""
     stream: int = 0

@@ -39,7 +39,11 @@ class SlowTube:
     @property
     def score(self):
         whole = [score for score, boxes in self.tubelets if len(boxes) == self.window]
-        return mean(whole or [score for score, _ in self.tubelets])
+        if whole:
+            return mean(whole)
+        return sum(score for score, _ in self.tubelets) / sum(
+            len(boxes) / self.window for _, boxes in self.tubelets
+        )
 
     @property
     def first(self):

@@ -229,10 +229,11 @@ def test_a_waiting_tube_is_taken_up_again():
 
 def test_the_scores_of_a_streams_beginning_count_until_a_whole_window_is_there():
     linker, scores = TubeLinker(), []
-    for keys, score in (([1, 1, 1], 0.2), ([1, 1, 4], 0.4), ([1, 4, 8], 0.6), ([4, 8, 12], 0.8)):
+    for keys, score in (([1, 1, 1], 0.2), ([1, 1, 4], 0.3), ([1, 4, 8], 0.6), ([4, 8, 12], 0.8)):
         (tube,) = linker.update(answer(keys, (WALK, score, [0, 0, 0]), after=keys[-1] - 1)).tubes
         scores.append(tube.score)
-    assert scores == pytest.approx([0.2, 0.3, 0.6, 0.7])
+    # A third of the first window has been seen, and two thirds of the second: 0.2 / (1/3), 0.5 / (1/3 + 2/3).
+    assert scores == pytest.approx([0.6, 0.5, 0.6, 0.7])
 
 
 def test_copies_of_the_first_frame_at_the_start_of_a_stream():
