@@ -113,16 +113,19 @@ class DetectorNode(ManagedNode):
         return [node, *(camera.report(name) for camera in self._cameras if self.active)]
 
     def _load(self, name: str) -> _Model:
+        from amma_core.runtime.mirrored import MirroredRuntime
         from amma_core.runtime.torch_runtime import TorchRuntime
 
         model = bundle.load(name)
         if not model.trained:
             self.get_logger().warning(f"the model '{model.name}' is untrained: what it finds means nothing")
         runtime = TorchRuntime(model.build(), self.settings["device"], self.settings["precision"])
+        if self.settings["mirrored"]:
+            runtime = MirroredRuntime(runtime)
         return _Model(model.name, model.labels, model.fps, runtime, self._what_to_load(name))
 
     def _what_to_load(self, name: str) -> tuple:
-        return name, self.settings["device"], self.settings["precision"]
+        return name, *(self.settings[each] for each in ("device", "precision", "mirrored"))
 
     def _publish_labels(self) -> None:
         now = self.get_clock().now().to_msg()

@@ -1,6 +1,6 @@
 """Where the time of online detection goes, and what caching saves (the paper's figure 9).
 
-    python benchmarks/pipeline.py [--backbones mobilenet_v2 resnet18] [--clips 1 3 5] [--device cuda] [--json]
+    python benchmarks/pipeline.py [--backbones mobilenet_v2 resnet18] [--clips 1 3 5] [--mirrored]
 
 Milliseconds per clip of t frames, medians: preparing the frames, the encoder, the head, reading boxes off the
 maps, linking. `all anew` encodes all K clips of every window again, as a detector without a cache has to;
@@ -31,6 +31,7 @@ from amma_core.config import FUSIBLE_STAGES, NetworkConfig  # noqa: E402
 from amma_core.decoding import decode  # noqa: E402
 from amma_core.linker import TubeLinker  # noqa: E402
 from amma_core.network import Amma  # noqa: E402
+from amma_core.runtime.mirrored import MirroredRuntime  # noqa: E402
 from amma_core.runtime.torch_runtime import TorchRuntime  # noqa: E402
 
 WARM_UP = 3
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("--image-size", nargs=2, type=int, default=[640, 480], metavar=("W", "H"))
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="float32")
+    parser.add_argument("--mirrored", action="store_true", help="look at the mirror image as well")
     parser.add_argument("--repeat", type=int, default=15, help="measurements of each part (default: 15)")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     arguments = parser.parse_args()
@@ -66,7 +68,8 @@ def main() -> None:
 
 def measure(backbone: str, clips: int, arguments: argparse.Namespace) -> dict:
     config = NetworkConfig(num_classes=24, backbone=backbone, clips=clips, input_size=arguments.input_size)
-    runtime = TorchRuntime(Amma(config), arguments.device, arguments.precision)
+    engine = TorchRuntime(Amma(config), arguments.device, arguments.precision)
+    runtime = MirroredRuntime(engine) if arguments.mirrored else engine
     rng = np.random.default_rng(0)
     width, height = arguments.image_size
     frames = rng.integers(0, 256, (config.clip_length, height, width, 3), np.uint8)
@@ -76,8 +79,7 @@ def measure(backbone: str, clips: int, arguments: argparse.Namespace) -> dict:
         return np.stack([cv2.resize(frame, side, interpolation=cv2.INTER_LINEAR) for frame in frames])[None]
 
     clip = prepare()
-    # Noise for features: a random network's are alike in all cells, so that every cell would be a peak.
-    window = [(torch.randn_like(feature), size) for feature, size in runtime.encode(clip) * clips]
+    window = [noise_in_place_of(entry) for entry in runtime.encode(clip) * clips]
     maps = [values[0] for values in runtime.head([window], top=100)]
     heat = rng.random(maps[0].shape, np.float32)
     steps = iter(stream(4, 96, 24, arguments.repeat + WARM_UP, clips))
@@ -85,7 +87,7 @@ def measure(backbone: str, clips: int, arguments: argparse.Namespace) -> dict:
 
     def encode(batch: np.ndarray) -> None:
         runtime.encode(batch)
-        if runtime.device.type == "cuda":
+        if engine.device.type == "cuda":
             torch.cuda.synchronize()
 
     anew = np.repeat(clip, clips, axis=0)
@@ -102,6 +104,14 @@ def measure(backbone: str, clips: int, arguments: argparse.Namespace) -> dict:
     row["all_anew"] = median(lambda: encode(anew), arguments.repeat) + rest
     total = rest + row["encode"]
     return row | {"saved": row["all_anew"] / total, "fps": 1000 * config.clip_length / total}
+
+
+def noise_in_place_of(entry: tuple) -> tuple:
+    """Noise for a feature: a random network's are alike in all cells, so that each would be a peak."""
+    first, second = entry
+    if isinstance(first, tuple):  # the clip's and its mirror image's
+        return noise_in_place_of(first), noise_in_place_of(second)
+    return torch.randn_like(first), second
 
 
 def median(action: Callable[[], object], repeat: int) -> float:

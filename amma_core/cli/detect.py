@@ -52,6 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--fps", type=float, help="frames per second, instead of what the source says")
     parser.add_argument(
+        "--mirrored",
+        action="store_true",
+        help="look at the mirror image as well: surer, at twice the work; not where actions have a side",
+    )
+    parser.add_argument(
         "--causal",
         action="store_true",
         help="answer each frame at once, carrying boxes on between key frames",
@@ -66,6 +71,7 @@ def run(arguments: argparse.Namespace) -> None:
     from amma_core.linker import TubeLinker
     from amma_core.pipeline import ActionPipeline
     from amma_core.rerun_view import RerunView
+    from amma_core.runtime.mirrored import MirroredRuntime
     from amma_core.runtime.torch_runtime import TorchRuntime
     from amma_core.video import VideoReader, VideoWriter, is_camera
 
@@ -79,7 +85,8 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"The model {model.name!r} is untrained: what it finds means nothing.", file=sys.stderr)
     # A camera may fall silent for a while; a file's frames follow each other, however slow it is.
     options = {"target_fps": model.fps} if camera else {"target_fps": model.fps, "max_gap": math.inf}
-    detector = ActionDetector(TorchRuntime(model.build(), arguments.device), **options)
+    runtime = TorchRuntime(model.build(), arguments.device)
+    detector = ActionDetector(MirroredRuntime(runtime) if arguments.mirrored else runtime, **options)
     pipeline = ActionPipeline(detector, TubeLinker(min_score=arguments.min_score, causal=arguments.causal))
 
     annotator = Annotator()

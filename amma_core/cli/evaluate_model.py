@@ -47,6 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dense", action="store_true", help="frame detections from a key frame at every frame"
     )
     parser.add_argument(
+        "--mirrored", action="store_true", help="look at the mirror image as well: better, at twice the work"
+    )
+    parser.add_argument(
         "--mode", choices=MODES, default=MODES[0], help="as in amma eval (default: %(default)s)"
     )
     parser.add_argument("--json", action="store_true", help="print one line of JSON, last")
@@ -64,9 +67,15 @@ def run(arguments: argparse.Namespace) -> None:
         raise AmmaError(f"{arguments.dataset}: split {arguments.split!r} has no videos")
     path = bundle.load(arguments.model).path
     name = f"{_name(path.resolve())}-{arguments.split}{'-dense' * arguments.dense}"
+    name += "-mirrored" * arguments.mirrored
     output = Path(arguments.output or Path("runs", "evaluate", name))
     settings = Settings(
-        str(path.resolve()), tuple(dataset.labels), arguments.device, arguments.policy, arguments.dense
+        str(path.resolve()),
+        tuple(dataset.labels),
+        arguments.device,
+        arguments.policy,
+        arguments.dense,
+        arguments.mirrored,
     )
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     evaluate_videos(settings, videos, output / "videos", arguments.workers, (rank, world))

@@ -22,8 +22,8 @@ class Runtime(Protocol):
     def encode(self, clips: NDArray[np.uint8]) -> list[Any]:
         """(B, t, S, S, 3) BGR clips -> one feature per clip."""
 
-    def head(self, windows: Sequence[Sequence[Any]], top: int) -> NumpyMaps:
+    def head(self, windows: Sequence[Sequence[Any]], top: int | None) -> NumpyMaps:
         """B windows of K features each, oldest first -> maps.
 
-        Movement may be left out, as 0, where heat has none of its `top` highest peaks.
+        Movement may be left out, as 0, where heat has none of its `top` highest peaks; nowhere with None.
         """

@@ -44,7 +44,7 @@ class TorchRuntime:
             return list(zip(features, self._network.size(features), strict=True))
 
     @torch.inference_mode()
-    def head(self, windows: Sequence[Sequence[tuple[Tensor, Tensor]]], top: int) -> NumpyMaps:
+    def head(self, windows: Sequence[Sequence[tuple[Tensor, Tensor]]], top: int | None) -> NumpyMaps:
         features = torch.stack([torch.stack([feature for feature, _ in window]) for window in windows])
         sizes = torch.stack([torch.cat([size for _, size in window]) for window in windows])
         # A GPU computes all of a map sooner than it finds the cells that matter.

@@ -16,6 +16,7 @@ from amma_core import bundle
 from amma_core.detector import ActionDetector
 from amma_core.linker import TubeLinker
 from amma_core.pipeline import ActionPipeline
+from amma_core.runtime.mirrored import MirroredRuntime
 from amma_core.runtime.torch_runtime import TorchRuntime
 from amma_ros import conversions
 from amma_ros.detector_node import DetectorNode
@@ -56,11 +57,12 @@ def test_every_frame_is_answered_once_in_order_under_its_own_header(graph, tiny_
     assert headers(detections) == camera.sent
 
 
-def test_the_graph_says_what_the_library_says(graph, tiny_model):
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_the_graph_says_what_the_library_says(graph, tiny_model, mirrored):
     detections = graph.listen(Detection2DArray, "detections")
     tubes = graph.listen(ActionTubeArray, "action_tubes")
     camera = Camera(graph)
-    start(graph, tiny_model, min_tubelet_score=0.0)
+    start(graph, tiny_model, min_tubelet_score=0.0, mirrored=mirrored)
     pictures = []
     camera.wait_for_subscribers()
     for number in range(20):
@@ -70,6 +72,8 @@ def test_the_graph_says_what_the_library_says(graph, tiny_model):
     graph.wait(lambda: len(detections) == 20, "20 answers")
 
     runtime = TorchRuntime(bundle.load(tiny_model).build(), "cpu")
+    if mirrored:
+        runtime = MirroredRuntime(runtime)
     pipeline = ActionPipeline(ActionDetector(runtime), TubeLinker())
     steps = [pipeline.update(picture, 100 * SECOND + i) for i, picture in enumerate(pictures)]
     frames = [frame for step in [*steps, pipeline.flush()] for frame in step.frames]
