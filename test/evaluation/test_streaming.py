@@ -20,6 +20,7 @@ from amma_core.evaluation.streaming import Evaluator, Settings, evaluate_videos,
 from amma_core.linker import TubeLinker
 from amma_core.network import Amma
 from amma_core.pipeline import ActionPipeline
+from amma_core.runtime.mirrored import MirroredRuntime
 from amma_core.runtime.torch_runtime import TorchRuntime
 from amma_core.video import VideoReader
 
@@ -72,10 +73,15 @@ def test_every_frame_of_a_video_gets_boxes_of_the_data_sets_classes(model, datas
     np.testing.assert_array_equal(result.frames[:, 3:], swapped.frames[:, 3:])
 
 
-def test_what_is_published_of_each_frame_is_what_a_pipeline_gives_a_robot(model, dataset):
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_what_is_published_of_each_frame_is_what_a_pipeline_gives_a_robot(model, dataset, mirrored):
     video = load_dataset(dataset).videos["a"]
-    published = Evaluator(Settings(str(model), tuple(LABELS[::-1]), "cpu"))(7, video).published
-    runtime = TorchRuntime(bundle.load(model).build())
+    published = Evaluator(Settings(str(model), tuple(LABELS[::-1]), "cpu", mirrored=mirrored))(
+        7, video
+    ).published
+    runtime = TorchRuntime(bundle.load(model).build(), "cpu")
+    if mirrored:
+        runtime = MirroredRuntime(runtime)
     pipeline = ActionPipeline(ActionDetector(runtime, target_fps=10.0), TubeLinker())
     steps = [pipeline.update(image, i * 100_000_000) for i, (image, _) in enumerate(VideoReader(video.file))]
     frames = [frame for step in [*steps, pipeline.flush()] for frame in step.frames]
