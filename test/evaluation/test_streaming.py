@@ -76,9 +76,8 @@ def test_every_frame_of_a_video_gets_boxes_of_the_data_sets_classes(model, datas
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_what_is_published_of_each_frame_is_what_a_pipeline_gives_a_robot(model, dataset, mirrored):
     video = load_dataset(dataset).videos["a"]
-    published = Evaluator(Settings(str(model), tuple(LABELS[::-1]), "cpu", mirrored=mirrored))(
-        7, video
-    ).published
+    same_labels = Settings(str(model), tuple(LABELS[::-1]), "cpu", mirrored=mirrored)
+    published = Evaluator(same_labels)(7, video).published
     runtime = TorchRuntime(bundle.load(model).build(), "cpu")
     if mirrored:
         runtime = MirroredRuntime(runtime)
