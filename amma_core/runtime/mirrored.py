@@ -33,12 +33,8 @@ class MirroredRuntime:
         """Movement is not left out anywhere: the peaks of the mean need not be those of a view."""
         views = [[pair[view] for pair in window] for view in (0, 1) for window in windows]
         maps = self._runtime.head(views, None)
-        seen, mirrored = ([values[part] for values in maps] for part in _halves(len(views)))
+        seen, mirrored = zip(*(np.split(values, 2) for values in maps), strict=True)
         return tuple((a + b) / 2 for a, b in zip(seen, unmirror(*mirrored), strict=True))
-
-
-def _halves(count: int) -> tuple[slice, slice]:
-    return slice(count // 2), slice(count // 2, count)
 
 
 def unmirror(heat: NDArray, movement: NDArray, size: NDArray) -> NumpyMaps:
