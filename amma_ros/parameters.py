@@ -149,16 +149,16 @@ DETECTOR = (
     Parameter(
         "mirrored",
         False,
-        "Look at the mirror image of each clip as well, and answer with the mean: surer, with boxes that fit "
-        "better, at twice the work. Not for models that tell left from right.",
+        "Look at the mirror image of each clip as well, and answer with the mean: boxes fit better, for "
+        "more than twice the work on a CPU. Not for models that tell left from right.",
         INACTIVE,
     ),
     Parameter(
         "policy",
         "pad_first",
         "First answer of a stream: after its first clip, copies of the first frame standing for the clips "
-        "before it and scores lowered accordingly (pad_first), or when there are as many clips as the "
-        "network looks at (full).",
+        "before it and tubelets' scores lowered accordingly (pad_first), or when there are as many clips as "
+        "the network looks at (full).",
         INACTIVE,
         choices=POLICIES,
     ),

@@ -47,7 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dense", action="store_true", help="frame detections from a key frame at every frame"
     )
     parser.add_argument(
-        "--mirrored", action="store_true", help="look at the mirror image as well: better, at twice the work"
+        "--mirrored",
+        action="store_true",
+        help="look at the mirror image as well, more than twice the work on a CPU",
     )
     parser.add_argument(
         "--mode", choices=MODES, default=MODES[0], help="as in amma eval (default: %(default)s)"

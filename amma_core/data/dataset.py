@@ -147,7 +147,7 @@ def _load_json(path: Path) -> Dataset:
                 float(entry["fps"]),
                 [ActionTube(index[tube["label"]], _boxes(tube["boxes"])) for tube in entry["tubes"]],
             )
-            for tube in videos[name].tubes:
+            for tube in videos[name].tubes:  # the benchmarks' pickles are taken as they are
                 refuse_beside(tube.boxes, videos[name].width, videos[name].height)
         except KeyError as error:
             raise AmmaError(f"{path}: video {name!r}: there is no key {error}") from error

@@ -12,8 +12,9 @@ from amma_core.runtime import NumpyMaps, Runtime
 class MirroredRuntime:
     """Looks at every clip and at its mirror image, and answers with the mean of what both say.
 
-    Twice the work of the runtime below, for surer classes and boxes that fit better. It is right for models
-    that were trained with mirrored videos and whose actions have no side. See :class:`Runtime`.
+    Boxes fit better, for twice the work of the runtime below, and for movement everywhere, which it need not
+    compute otherwise. It is right for models that were trained with mirrored videos and whose actions have no
+    side. See :class:`Runtime`.
     """
 
     def __init__(self, runtime: Runtime):
