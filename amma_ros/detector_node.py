@@ -113,16 +113,14 @@ class DetectorNode(ManagedNode):
         return [node, *(camera.report(name) for camera in self._cameras if self.active)]
 
     def _load(self, name: str) -> _Model:
-        from amma_core.runtime.mirrored import MirroredRuntime
         from amma_core.runtime.torch_runtime import TorchRuntime
 
         model = bundle.load(name)
         if not model.trained:
             self.get_logger().warning(f"the model '{model.name}' is untrained: what it finds means nothing")
-        runtime = TorchRuntime(model.build(), self.settings["device"], self.settings["precision"])
-        if self.settings["mirrored"]:
-            runtime = MirroredRuntime(runtime)
-        return _Model(model.name, model.labels, model.fps, runtime, self._what_to_load(name))
+        name, *how = self._what_to_load(name)
+        runtime = TorchRuntime(model.build(), *how)
+        return _Model(model.name, model.labels, model.fps, runtime, (name, *how))
 
     def _what_to_load(self, name: str) -> tuple:
         return name, *(self.settings[each] for each in ("device", "precision", "mirrored"))

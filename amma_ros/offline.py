@@ -10,7 +10,6 @@ from std_msgs.msg import Header
 from amma_core.bundle import Bundle
 from amma_core.detector import ActionDetector
 from amma_core.errors import AmmaError
-from amma_core.runtime.mirrored import MirroredRuntime
 from amma_core.runtime.torch_runtime import TorchRuntime
 from amma_core.types import Tubelets
 from amma_ros import conversions, parameters
@@ -83,9 +82,9 @@ class Offline:
         check_classes(linker, model.labels)
         self._found = found
         self._labels = model.labels
-        runtime = TorchRuntime(model.build(), detector["device"], detector["precision"])
+        how = (detector[name] for name in ("device", "precision", "mirrored"))
         self._detector = ActionDetector(
-            MirroredRuntime(runtime) if detector["mirrored"] else runtime,
+            TorchRuntime(model.build(), *how),
             top=detector["top_tubelets"],
             **parameters.of_streams(detector, model.fps),
         )

@@ -31,7 +31,6 @@ from amma_core.config import FUSIBLE_STAGES, NetworkConfig  # noqa: E402
 from amma_core.decoding import decode  # noqa: E402
 from amma_core.linker import TubeLinker  # noqa: E402
 from amma_core.network import Amma  # noqa: E402
-from amma_core.runtime.mirrored import MirroredRuntime  # noqa: E402
 from amma_core.runtime.torch_runtime import TorchRuntime  # noqa: E402
 
 WARM_UP = 3
@@ -68,8 +67,7 @@ def main() -> None:
 
 def measure(backbone: str, clips: int, arguments: argparse.Namespace) -> dict:
     config = NetworkConfig(num_classes=24, backbone=backbone, clips=clips, input_size=arguments.input_size)
-    engine = TorchRuntime(Amma(config), arguments.device, arguments.precision)
-    runtime = MirroredRuntime(engine) if arguments.mirrored else engine
+    runtime = TorchRuntime(Amma(config), arguments.device, arguments.precision, arguments.mirrored)
     rng = np.random.default_rng(0)
     width, height = arguments.image_size
     frames = rng.integers(0, 256, (config.clip_length, height, width, 3), np.uint8)
@@ -87,7 +85,7 @@ def measure(backbone: str, clips: int, arguments: argparse.Namespace) -> dict:
 
     def encode(batch: np.ndarray) -> None:
         runtime.encode(batch)
-        if engine.device.type == "cuda":
+        if runtime.device.type == "cuda":
             torch.cuda.synchronize()
 
     anew = np.repeat(clip, clips, axis=0)
@@ -108,10 +106,8 @@ def measure(backbone: str, clips: int, arguments: argparse.Namespace) -> dict:
 
 def noise_in_place_of(entry: tuple) -> tuple:
     """Noise for a feature: a random network's are alike in all cells, so that each would be a peak."""
-    first, second = entry
-    if isinstance(first, tuple):  # the clip's and its mirror image's
-        return noise_in_place_of(first), noise_in_place_of(second)
-    return torch.randn_like(first), second
+    feature, size = entry
+    return torch.randn_like(feature), size
 
 
 def median(action: Callable[[], object], repeat: int) -> float:

@@ -71,7 +71,6 @@ def run(arguments: argparse.Namespace) -> None:
     from amma_core.linker import TubeLinker
     from amma_core.pipeline import ActionPipeline
     from amma_core.rerun_view import RerunView
-    from amma_core.runtime.mirrored import MirroredRuntime
     from amma_core.runtime.torch_runtime import TorchRuntime
     from amma_core.video import VideoReader, VideoWriter, is_camera
 
@@ -85,8 +84,8 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"The model {model.name!r} is untrained: what it finds means nothing.", file=sys.stderr)
     # A camera may fall silent for a while; a file's frames follow each other, however slow it is.
     options = {"target_fps": model.fps} if camera else {"target_fps": model.fps, "max_gap": math.inf}
-    runtime = TorchRuntime(model.build(), arguments.device)
-    detector = ActionDetector(MirroredRuntime(runtime) if arguments.mirrored else runtime, **options)
+    runtime = TorchRuntime(model.build(), arguments.device, mirrored=arguments.mirrored)
+    detector = ActionDetector(runtime, **options)
     pipeline = ActionPipeline(detector, TubeLinker(min_score=arguments.min_score, causal=arguments.causal))
 
     annotator = Annotator()

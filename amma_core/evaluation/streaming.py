@@ -27,7 +27,6 @@ from amma_core.evaluation.tubes import Tubes
 from amma_core.files import bytes_of, make_folder, write_text_whole, written_whole
 from amma_core.linker import TubeLinker
 from amma_core.pipeline import ActionPipeline
-from amma_core.runtime.mirrored import MirroredRuntime
 from amma_core.runtime.torch_runtime import TorchRuntime
 from amma_core.types import Tubelets
 from amma_core.video import VideoReader
@@ -96,9 +95,7 @@ class Evaluator:
         self.settings = settings
         self._labels = np.array([settings.labels.index(label) for label in model.labels])
         self._fps = model.fps
-        runtime = TorchRuntime(model.build(), _device(settings.device))
-        self._device = runtime.device
-        self._runtime = MirroredRuntime(runtime) if settings.mirrored else runtime
+        self._runtime = TorchRuntime(model.build(), _device(settings.device), mirrored=settings.mirrored)
         self._seconds = dict.fromkeys(STAGES, 0.0)
         self._time(self._runtime, "encode", "encode")
         self._time(self._runtime, "head", "head")
@@ -165,8 +162,8 @@ class Evaluator:
         def timed(*arguments):
             start = time.perf_counter()
             result = inner(*arguments)
-            if self._device.type == "cuda":
-                torch.cuda.synchronize(self._device)  # else the next stage would pay for this one
+            if self._runtime.device.type == "cuda":
+                torch.cuda.synchronize(self._runtime.device)  # else the next stage would pay for this one
             self._seconds[stage] += time.perf_counter() - start
             return result
 

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from amma_core.config import NetworkConfig
 from amma_core.network.decoder import Decoder
 from amma_core.network.fusion import TwoStreamBackbone
-from amma_core.network.heads import Head, Maps, shrink
+from amma_core.network.heads import Head, Maps, on_grid, peak_cells, shrink
 from amma_core.network.micro_motion import MicroMotion, enlarge, normalise
 
 
@@ -65,8 +65,18 @@ class Amma(nn.Module):
         return self.branches(self._fine(features))
 
     def heat_and_movement(self, features: Tensor, top: int | None = None) -> tuple[Tensor, Tensor]:
-        """Two of the three maps of :meth:`head`; see :meth:`Head.heat_and_movement`."""
-        return self.branches.heat_and_movement(self._fine(features), top)
+        """Two of the three maps of :meth:`head`.
+
+        With `top`, movement is computed only where decoding reads it, at the cells of the `top` highest peaks
+        (and of all that are as high as the last), and is 0 elsewhere: less than a tenth of the cells, and the
+        trajectory branch is two fifths of the head's work.
+        """
+        stacked = self.stack(features)
+        heat = self.branches.heat(stacked)
+        if top is None:
+            return heat, self.branches.movement(stacked)
+        at = peak_cells(heat, top)
+        return heat, on_grid(self.branches.movement_at(stacked, at), at, heat)
 
     def size(self, features: Tensor) -> Tensor:
         """(B, 64, S/16, S/16) encoded clips -> (B, 2, G, G), what :meth:`head` says of each clip's sizes.
@@ -74,6 +84,10 @@ class Amma(nn.Module):
         It depends on no other clip, so a stream can keep it.
         """
         return self.branches.size(enlarge(features, self.config.grid, self.config.upsample))
+
+    def stack(self, features: Tensor) -> Tensor:
+        """(B, K, 64, S/16, S/16) encoded clips -> (B, K * 64, G, G), what two of the branches look at."""
+        return self._fine(features).flatten(1, 2)
 
     def _fine(self, features: Tensor) -> Tensor:
         """(B, K, 64, S/16, S/16) -> (B, K, 64, G, G)."""

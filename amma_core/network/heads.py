@@ -14,6 +14,9 @@ HIDDEN_CHANNELS = 256
 RARE_CENTER = 0.1
 """What the center branch says of every cell before training: most cells hold no action."""
 
+Cells = tuple[Tensor, Tensor, Tensor]
+"""N cells of maps (B, ..., G, G): sample, row and column, (N,) int64 each."""
+
 
 class Maps(NamedTuple):
     """The head's answer on a grid of G x G cells, G = S/8."""
@@ -40,32 +43,29 @@ class Head(nn.Module):
         nn.init.constant_(self.center[2].bias, math.log(RARE_CENTER / (1 - RARE_CENTER)))
 
     def forward(self, features: Tensor) -> Maps:
-        size = self.size(features.flatten(0, 1)).unflatten(0, features.shape[:2]).flatten(1, 2)
-        return Maps(*self.heat_and_movement(features), size)
-
-    def heat_and_movement(self, features: Tensor, top: int | None = None) -> tuple[Tensor, Tensor]:
-        """What the center and the trajectory branch say of (B, K, 64, G, G) features; see :class:`Maps`.
-
-        With `top`, movement is computed only where decoding reads it, at the cells of the `top` highest peaks
-        (and of all that are as high as the last), and is 0 elsewhere: less than a tenth of the cells, and the
-        trajectory branch is two fifths of the head's work.
-        """
         stacked = features.flatten(1, 2)
-        heat = self.center(stacked).float().sigmoid()
-        if top is None:
-            return heat, self.trajectory(stacked).float()
-        at = peak_cells(heat, top)
-        movement = heat.new_zeros(len(heat), *heat.shape[-2:], 2 * features.shape[1])
-        movement[at] = _at_cells(self.trajectory, stacked, at).float()
-        return heat, movement.permute(0, 3, 1, 2)
+        size = self.size(features.flatten(0, 1)).unflatten(0, features.shape[:2]).flatten(1, 2)
+        return Maps(self.heat(stacked), self.movement(stacked), size)
+
+    def heat(self, stacked: Tensor) -> Tensor:
+        """What the center branch says of (B, K * 64, G, G) stacked features, see :class:`Maps`."""
+        return self.center(stacked).float().sigmoid()
+
+    def movement(self, stacked: Tensor) -> Tensor:
+        """What the trajectory branch says of (B, K * 64, G, G) stacked features, see :class:`Maps`."""
+        return self.trajectory(stacked).float()
+
+    def movement_at(self, stacked: Tensor, at: Cells) -> Tensor:
+        """(N, 2K), what :meth:`movement` is at N cells, without the work for all the others."""
+        return _at_cells(self.trajectory, stacked, at).float()
 
     def size(self, features: Tensor) -> Tensor:
         """What the box branch says of (B, 64, G, G) clips: (B, 2, G, G), see :class:`Maps`."""
         return self.box(features).float()
 
 
-def peak_cells(heat: Tensor, top: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Sample, row and column of the cells where (B, C, G, G) `heat` has its `top` highest peaks per sample.
+def peak_cells(heat: Tensor, top: int) -> Cells:
+    """The cells where (B, C, G, G) `heat` has its `top` highest peaks per sample.
 
     A peak is as in :func:`amma_core.decoding.decode`. Where several are as high as the last, all their cells.
     """
@@ -75,7 +75,14 @@ def peak_cells(heat: Tensor, top: int) -> tuple[Tensor, Tensor, Tensor]:
     return ((peaks >= least.view(-1, 1, 1, 1)) & (peaks > 0)).any(dim=1).nonzero(as_tuple=True)
 
 
-def _at_cells(branch: nn.Sequential, maps: Tensor, at: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+def on_grid(values: Tensor, at: Cells, like: Tensor) -> Tensor:
+    """Lay (N, V) `values` of N cells on maps as large as (B, C, G, G) `like`: (B, V, G, G), elsewhere 0."""
+    maps = values.new_zeros(len(like), *like.shape[-2:], values.shape[-1])
+    maps[at] = values
+    return maps.permute(0, 3, 1, 2)
+
+
+def _at_cells(branch: nn.Sequential, maps: Tensor, at: Cells) -> Tensor:
     """What a branch answers to (B, C, G, G) maps at N cells alone: (N, outputs)."""
     first, _, last = branch
     sample, row, column = (index.view(-1, 1, 1) for index in at)

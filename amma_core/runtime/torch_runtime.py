@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from amma_core.errors import AmmaError
-from amma_core.network import Amma
+from amma_core.network import Amma, MirroredAmma
 from amma_core.runtime import NumpyMaps
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -22,17 +22,21 @@ class TorchRuntime:
     """Runs an :class:`~amma_core.network.Amma`; see :class:`~amma_core.runtime.Runtime`.
 
     `device` is ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:1``. Raises AmmaError for a
-    device that is not there. The network is copied, and stays as it is.
+    device that is not there. `mirrored`: every clip is looked at in the mirror as well, see
+    :class:`~amma_core.network.MirroredAmma`. The network is copied, and stays as it is.
     """
 
-    def __init__(self, network: Amma, device: str = "auto", precision: str = "float32"):
+    def __init__(
+        self, network: Amma, device: str = "auto", precision: str = "float32", mirrored: bool = False
+    ):
         if precision not in PRECISIONS:
             raise AmmaError(f"precision is {precision!r}, but must be one of {', '.join(PRECISIONS)}")
         self.config = network.config
         self.clips_encoded = 0
         self.device = find_device(device)
         self.precision = PRECISIONS[precision]
-        self._network = fold_batch_norm(network).to(self.device, memory_format=torch.channels_last)
+        seeing = MirroredAmma(network) if mirrored else network
+        self._network = fold_batch_norm(seeing).to(self.device, memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def encode(self, clips: NDArray[np.uint8]) -> list[tuple[Tensor, Tensor]]:

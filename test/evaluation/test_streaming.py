@@ -20,7 +20,6 @@ from amma_core.evaluation.streaming import Evaluator, Settings, evaluate_videos,
 from amma_core.linker import TubeLinker
 from amma_core.network import Amma
 from amma_core.pipeline import ActionPipeline
-from amma_core.runtime.mirrored import MirroredRuntime
 from amma_core.runtime.torch_runtime import TorchRuntime
 from amma_core.video import VideoReader
 
@@ -78,9 +77,7 @@ def test_what_is_published_of_each_frame_is_what_a_pipeline_gives_a_robot(model,
     video = load_dataset(dataset).videos["a"]
     same_labels = Settings(str(model), tuple(LABELS[::-1]), "cpu", mirrored=mirrored)
     published = Evaluator(same_labels)(7, video).published
-    runtime = TorchRuntime(bundle.load(model).build(), "cpu")
-    if mirrored:
-        runtime = MirroredRuntime(runtime)
+    runtime = TorchRuntime(bundle.load(model).build(), "cpu", mirrored=mirrored)
     pipeline = ActionPipeline(ActionDetector(runtime, target_fps=10.0), TubeLinker())
     steps = [pipeline.update(image, i * 100_000_000) for i, (image, _) in enumerate(VideoReader(video.file))]
     frames = [frame for step in [*steps, pipeline.flush()] for frame in step.frames]

@@ -16,7 +16,6 @@ from amma_core import bundle
 from amma_core.detector import ActionDetector
 from amma_core.linker import TubeLinker
 from amma_core.pipeline import ActionPipeline
-from amma_core.runtime.mirrored import MirroredRuntime
 from amma_core.runtime.torch_runtime import TorchRuntime
 from amma_ros import conversions
 from amma_ros.detector_node import DetectorNode
@@ -71,9 +70,7 @@ def test_the_graph_says_what_the_library_says(graph, tiny_model, mirrored):
     camera.leave()
     graph.wait(lambda: len(detections) == 20, "20 answers")
 
-    runtime = TorchRuntime(bundle.load(tiny_model).build(), "cpu")
-    if mirrored:
-        runtime = MirroredRuntime(runtime)
+    runtime = TorchRuntime(bundle.load(tiny_model).build(), "cpu", mirrored=mirrored)
     pipeline = ActionPipeline(ActionDetector(runtime), TubeLinker())
     steps = [pipeline.update(picture, 100 * SECOND + i) for i, picture in enumerate(pictures)]
     frames = [frame for step in [*steps, pipeline.flush()] for frame in step.frames]
