@@ -22,10 +22,8 @@ SHARES = "backbone.appearance_share"
 def inherit(network: Amma, bundle: Bundle, labels: Sequence[str], new_motion: bool = False) -> bool:
     """Fill `network`, for actions `labels`, in place with what it can take over of a trained model.
 
-    With other labels the class outputs keep their random start. A model of one clip may start a network of
-    K clips: it then answers as the one-clip model does for the mean of the K clips' features, as image
-    networks are inflated in time (Carreira and Zisserman 2017), but training such a model first sees K times
-    as many different clips in the same time. A model without motion may start a network with it, and so may
+    With other labels the class outputs keep their random start. A model of fewer clips may start a network of
+    K clips, see :func:`add_clips`. A model without motion may start a network with it, and so may
     one whose motion is to begin anew (`new_motion`): the motion stages begin as the appearance's, the
     micro-motion filters stay `network`'s own, and so do the shares where the model has none, or not as many.
 
@@ -40,17 +38,13 @@ def inherit(network: Amma, bundle: Bundle, labels: Sequence[str], new_motion: bo
                 f"initial_model: {bundle.path} has {name} {getattr(theirs, name)!r}, "
                 f"but the recipe asks for {getattr(ours, name)!r}"
             )
-    if theirs.clips not in (1, ours.clips):
+    if theirs.clips > ours.clips:
         raise AmmaError(
             f"initial_model: {bundle.path} sees {theirs.clips} clips at once, the recipe's network "
-            f"{ours.clips}: take a model of as many clips, or of 1"
+            f"{ours.clips}: take a model of as many clips, or of fewer"
         )
     weights = bundle.build().state_dict()
-    if theirs.clips != ours.clips:
-        for name in OF_STACKED_CLIPS:
-            weights[name] = torch.cat([weights[name]] * ours.clips, dim=1) / ours.clips
-        for name in OF_KEY_FRAMES:
-            weights[name] = torch.cat([weights[name]] * ours.clips)
+    add_clips(weights, theirs.clips, ours.clips)
     start = network.state_dict()
     if begins_motion:
         for name in start:
@@ -64,6 +58,40 @@ def inherit(network: Amma, bundle: Bundle, labels: Sequence[str], new_motion: bo
         weights |= {name: start[name] for name in OF_CLASSES}
     network.load_state_dict({name: weights[name] for name in start})  # the parent's motion may have more
     return begins_motion
+
+
+def add_clips(weights: dict[str, Tensor], few: int, many: int) -> None:
+    """Have weights of a network of `few` clips, in place, be those of one of `many`.
+
+    From one clip it answers as the one-clip network does for the mean of the clips' features, as image
+    networks are inflated in time (Carreira and Zisserman 2017), but training such a network first sees many
+    times as many different clips in the same time. From several, the center branch sees the longer window as
+    it saw the shorter one played that much more slowly. The trajectory branch does not see the older clips
+    yet, and answers for them as if all went on in a straight line.
+    """
+    if few == many:
+        return
+    center, trajectory = OF_STACKED_CLIPS
+    weights[center] = _stretched(weights[center], few, many)
+    if few == 1:
+        weights[trajectory] = _stretched(weights[trajectory], few, many)
+    else:
+        seen = weights[trajectory]
+        unseen = seen.new_zeros(len(seen), seen.shape[1] // few * (many - few), *seen.shape[2:])
+        weights[trajectory] = torch.cat([unseen, seen], dim=1)
+    for name in OF_KEY_FRAMES:
+        moved = weights[name].unflatten(0, (few, 2))
+        step = moved[0] - moved[min(1, few - 1)]
+        older = [moved[0] + steps * step for steps in range(many - few, 0, -1)]
+        weights[name] = torch.cat([torch.stack(older), moved]).flatten(0, 1)
+
+
+def _stretched(weight: Tensor, few: int, many: int) -> Tensor:
+    """(H, few * C, 3, 3) -> (H, many * C, 3, 3): a filter over time that lasts longer, with the same sum."""
+    start, old = torch.arange(many)[:, None] * few / many, torch.arange(few)
+    # How much of each old clip's time every new one takes.
+    share = (torch.minimum(start + few / many, old + 1) - torch.maximum(start, old)).clamp(min=0)
+    return torch.einsum("mf,hfcyx->hmcyx", share, weight.unflatten(1, (few, -1))).flatten(1, 2)
 
 
 @torch.no_grad()

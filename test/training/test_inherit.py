@@ -6,7 +6,7 @@ from amma_core import bundle
 from amma_core.config import NetworkConfig
 from amma_core.errors import AmmaError
 from amma_core.network import Amma
-from amma_core.training.inherit import OF_CLASSES, inherit, settle_motion
+from amma_core.training.inherit import OF_CLASSES, add_clips, inherit, settle_motion
 
 LABELS = ["walk", "wave"]
 
@@ -102,8 +102,38 @@ def test_new_motion_is_standardised_behind_its_first_convolution():
     assert norm.momentum is not None
 
 
+def test_a_network_of_several_clips_grows_to_one_of_more():
+    """Over equal clips the heat is the same; the movement at the old key frames always is, and goes on."""
+    few, many = make(3), make(5)
+    weights = few.state_dict()
+    add_clips(weights, 3, 5)
+    many.load_state_dict(weights)
+    clips = torch.rand(1, 5, 64, 8, 8)
+    with torch.inference_mode():
+        equal = clips[:, :1].expand(-1, 5, -1, -1, -1)
+        torch.testing.assert_close(
+            many.branches(equal).heat, few.branches(equal[:, :3]).heat, rtol=1e-4, atol=1e-5
+        )
+        theirs, ours = few.branches(clips[:, 2:]), many.branches(clips)
+    torch.testing.assert_close(ours.size[:, 4:], theirs.size)
+    torch.testing.assert_close(ours.movement[:, 4:], theirs.movement, rtol=1e-4, atol=1e-5)
+    steps = ours.movement.unflatten(1, (5, 2)).diff(dim=1)
+    torch.testing.assert_close(steps[:, 0], steps[:, 2], rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(steps[:, 1], steps[:, 2], rtol=1e-3, atol=1e-5)
+
+
+def test_the_center_branch_sees_a_longer_window_as_a_slower_one():
+    weights = make(3).state_dict()
+    short = weights["branches.center.0.weight"].unflatten(1, (3, 64))
+    add_clips(weights, 3, 5)
+    long = weights["branches.center.0.weight"].unflatten(1, (5, 64))
+    torch.testing.assert_close(long[:, 0], short[:, 0] * 3 / 5)
+    torch.testing.assert_close(long[:, 1], short[:, 0] * 2 / 5 + short[:, 1] / 5)
+    torch.testing.assert_close(long[:, 2], short[:, 1] * 3 / 5)
+
+
 @pytest.mark.parametrize(
-    ("settings", "problem"), [({"clips": 3}, "sees 2 clips"), ({"clips": 2, "motion": "diff"}, "motion")]
+    ("settings", "problem"), [({"clips": 1}, "sees 2 clips"), ({"clips": 2, "motion": "diff"}, "motion")]
 )
 def test_networks_that_do_not_fit_are_refused(tmp_path, settings, problem):
     with pytest.raises(AmmaError, match=problem):
