@@ -51,7 +51,7 @@ def main() -> None:
     start = 0
     for phase in recipe.phases:
         network.config = replace(network.config, input_size=phase.input_size)
-        freeze(network, phase.frozen_stages)
+        freeze(network, phase.frozen_stages, phase.only)
         step = fabric.setup_module(Step.of(recipe.optimisation, network), move_to_device=False)
         epochs = Epochs(len(samples), recipe, fabric)
         epochs.epoch = start

@@ -10,8 +10,11 @@ from amma_core.network import Amma
 from amma_core.training.recipe import Optimisation
 
 
-def freeze(network: Amma, stages: int) -> None:
-    """Let the first `stages` backbone stages of both streams, and what feeds them, keep their weights."""
+def freeze(network: Amma, stages: int, only: str = "") -> None:
+    """Let the first `stages` backbone stages of both streams, and what feeds them, keep their weights.
+
+    With `only`, all weights do so whose names begin otherwise. Raises AmmaError if that leaves none.
+    """
     network.requires_grad_(True)
     backbone = network.backbone
     for stage in (*backbone.appearance[:stages], *backbone.motion[:stages]):
@@ -22,6 +25,10 @@ def freeze(network: Amma, stages: int) -> None:
         backbone.appearance_share.requires_grad_(False)
     for layer in new_layers(network):
         layer.requires_grad_(True)
+    for name, value in network.named_parameters():
+        value.requires_grad_(value.requires_grad and name.startswith(only))
+    if not any(value.requires_grad for value in network.parameters()):
+        raise AmmaError(f"a phase's only is {only!r}, but no weight that learns has such a name")
 
 
 def to_training(network: Amma, frozen_norms: bool) -> None:

@@ -67,6 +67,9 @@ class Phase:
     frozen_stages: int = 0
     """The first so many backbone stages of both streams keep their weights, which saves going back through
     them; so do the micro-motion filters and the shares. Layers without a pre-trained start always learn."""
+    only: str = ""
+    """What the names of the weights begin with that learn at all, where the rest is as it shall be:
+    ``branches.trajectory`` for instance, for a model that has been given more clips. Empty: all."""
     batch: int | None = None
     """Samples per step, where it differs from the optimisation's."""
 

