@@ -150,7 +150,7 @@ DETECTOR = (
         "mirrored",
         False,
         "Look at the mirror image of each clip as well, and answer with the mean: boxes fit better, for "
-        "more than twice the work on a CPU. Not for models that tell left from right.",
+        "up to twice the work. Not for models that tell left from right.",
         INACTIVE,
     ),
     Parameter(

@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mirrored",
         action="store_true",
-        help="look at the mirror image as well; over twice the work on a CPU, not where actions have a side",
+        help="look at the mirror image as well; up to twice the work, not where actions have a side",
     )
     parser.add_argument(
         "--causal",

@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mirrored",
         action="store_true",
-        help="look at the mirror image as well, more than twice the work on a CPU",
+        help="look at the mirror image as well, up to twice the work",
     )
     parser.add_argument(
         "--mode", choices=MODES, default=MODES[0], help="as in amma eval (default: %(default)s)"
