@@ -118,12 +118,11 @@ class DetectorNode(ManagedNode):
         model = bundle.load(name)
         if not model.trained:
             self.get_logger().warning(f"the model '{model.name}' is untrained: what it finds means nothing")
-        name, *how = self._what_to_load(name)
-        runtime = TorchRuntime(model.build(), *how)
-        return _Model(model.name, model.labels, model.fps, runtime, (name, *how))
+        runtime = TorchRuntime(model.build(), **parameters.of_runtime(self.settings))
+        return _Model(model.name, model.labels, model.fps, runtime, self._what_to_load(name))
 
     def _what_to_load(self, name: str) -> tuple:
-        return name, *(self.settings[each] for each in ("device", "precision", "mirrored"))
+        return name, parameters.of_runtime(self.settings)
 
     def _publish_labels(self) -> None:
         now = self.get_clock().now().to_msg()

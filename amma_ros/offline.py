@@ -82,9 +82,8 @@ class Offline:
         check_classes(linker, model.labels)
         self._found = found
         self._labels = model.labels
-        how = (detector[name] for name in ("device", "precision", "mirrored"))
         self._detector = ActionDetector(
-            TorchRuntime(model.build(), *how),
+            TorchRuntime(model.build(), **parameters.of_runtime(detector)),
             top=detector["top_tubelets"],
             **parameters.of_streams(detector, model.fps),
         )

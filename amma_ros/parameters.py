@@ -377,6 +377,11 @@ NODES = {
 }
 
 
+def of_runtime(values: Mapping[str, Value]) -> dict[str, Value]:
+    """How the detector's network is run, from its parameters."""
+    return {name: values[name] for name in ("device", "precision", "mirrored")}
+
+
 def of_streams(values: Mapping[str, Value], fps: float) -> dict[str, Value]:
     """How the detector cuts streams into clips, from its parameters and the rate that its model knows."""
     target = fps if values["target_fps"] < 0 else values["target_fps"] or None

@@ -43,7 +43,7 @@ class MirroredAmma(nn.Module):
         there = mirrored_columns(heat)
         seen = branches.movement_at(views, (2 * sample, row, column))
         mirrored = branches.movement_at(views, (2 * sample + 1, row, there[column]))
-        mirrored[:, 0::2] = _shift(there)[column, None] - mirrored[:, 0::2]
+        mirrored = _turned(mirrored, _shift(there)[column, None])
         return heat, on_grid((seen + mirrored) / 2, (sample, row, column), heat)
 
 
@@ -64,8 +64,12 @@ def unmirror(maps: Tensor) -> Tensor:
 
 def unmirror_movement(movement: Tensor) -> Tensor:
     """What the movement (B, 2K, G, G) that was found in a mirror image says of the image itself."""
-    movement = unmirror(movement)
-    movement[:, 0::2] = _shift(mirrored_columns(movement)) - movement[:, 0::2]
+    return _turned(unmirror(movement), _shift(mirrored_columns(movement)))
+
+
+def _turned(movement: Tensor, shift: Tensor) -> Tensor:
+    """Movement (N, 2K, ...), read where it was in the mirror image, as it is in the image, in place."""
+    movement[:, 0::2] = shift - movement[:, 0::2]
     return movement
 
 
