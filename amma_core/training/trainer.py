@@ -62,6 +62,8 @@ def train(recipe: Recipe, folder: Path, weights_cache: Path) -> None:
     check_frames(training + validation, cache)
     torch.manual_seed(recipe.seed)
     network = first_network(recipe, dataset.labels, partial(middle_clips, training, cache), weights_cache)
+    for phase in recipe.phases:  # what none can learn by is said now, and not when its phase begins
+        freeze(network, phase.frozen_stages, phase.only)
     network.to(fabric.device, memory_format=torch.channels_last)
     if fabric.device.type == "cpu":
         make_faster(network, recipe.optimisation.frozen_norms)

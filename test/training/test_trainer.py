@@ -264,6 +264,15 @@ def test_a_model_is_given_more_clips_and_learns_to_follow_actions_through_them_a
         assert learned == name.startswith("branches.trajectory."), name
 
 
+def test_a_phase_that_nothing_can_learn_in_is_found_out_before_the_first(config, tmp_path):
+    phases = "phases=[{epochs: 1, input_size: 32}, {epochs: 1, only: branches.path}]"
+    process = start(config, tmp_path / "run", phases)
+    errors = process.communicate(timeout=300)[1]
+    assert process.returncode != 0
+    assert "only is 'branches.path'" in errors
+    assert not (tmp_path / "run" / "log.csv").exists()
+
+
 def test_norms_without_statistics_get_those_of_the_videos(config, tmp_path):
     fetched(PACKAGES["movenet"])
     changes = ["network.backbone=mobilenet_v2", "initial_weights=movenet", "optimisation.rate=1e-9"]
