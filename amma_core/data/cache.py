@@ -65,7 +65,7 @@ def open_or_build(folder: Path, videos: Mapping[str, Path], max_side: int | None
     own.
 
     `max_side` shrinks larger frames to that many pixels on their longer side; None keeps them as they are.
-    The files take 3 bytes per pixel: JHMDB-21 7.3 GB, or 1.2 GB with a `max_side` of 128.
+    The files take 3 bytes per pixel.
     Raises AmmaError where a video can't be read, or has images of different sizes.
     """
     folder = Path(folder)
