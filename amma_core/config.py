@@ -20,7 +20,8 @@ COMPARED_FRAMES = 3
 class NetworkConfig:
     """The paper's settings by default (section 4.1); every field may differ in a trained model.
 
-    A network without motion has ``motion == "none"`` and ``fusion_stages == 0``: either implies the other.
+    A network without motion has ``motion == "none"`` and ``fusion_stages == 0``: either implies the other,
+    and that there is no late fusion.
     """
 
     num_classes: int
@@ -29,6 +30,8 @@ class NetworkConfig:
     """``conv_diff``: shallow features are compared (MM_Conv_Diff); ``diff``: pixels (MM_Diff); ``none``."""
     fusion_stages: int = 3
     """Backbone stages after which motion is blended into appearance."""
+    late_fusion: float = 0.0
+    """Share in the backbone's outcome of what its deep stages see of the motion alone. The paper has none."""
     clips: int = 5
     """K: clips that the head sees at once (5 for JHMDB-21, 3 for UCF-24)."""
     clip_length: int = 4
@@ -47,6 +50,7 @@ class NetworkConfig:
         _one_of("upsample", self.upsample, UPSAMPLINGS)
         most = FUSIBLE_STAGES[self.backbone]
         within("fusion_stages", self.fusion_stages, 0, most, f" for {self.backbone}")
+        within("late_fusion", self.late_fusion, 0.0, 1.0)
         within("num_classes", self.num_classes, 1, 10_000)
         within("clips", self.clips, 1, 64)
         within("clip_length", self.clip_length, COMPARED_FRAMES + 1, 64)
@@ -56,6 +60,7 @@ class NetworkConfig:
         if self.motion == "none" or self.fusion_stages == 0:
             object.__setattr__(self, "motion", "none")
             object.__setattr__(self, "fusion_stages", 0)
+            object.__setattr__(self, "late_fusion", 0.0)
 
     @property
     def grid(self) -> int:

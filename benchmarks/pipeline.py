@@ -1,6 +1,7 @@
 """Where the time of online detection goes, and what caching saves (the paper's figure 9).
 
-    python benchmarks/pipeline.py [--backbones mobilenet_v2 resnet18] [--clips 1 3 5] [--mirrored]
+    python benchmarks/pipeline.py [--backbones mobilenet_v2 resnet18] [--clips 1 3 5] \\
+        [--late-fusion 0.3] [--mirrored]
 
 Milliseconds per clip of t frames, medians: preparing the frames, the encoder, the head, reading boxes off the
 maps, linking. `all anew` encodes all K clips of every window again, as a detector without a cache has to;
@@ -48,6 +49,9 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--mirrored", action="store_true", help="look at the mirror image as well")
+    parser.add_argument(
+        "--late-fusion", type=float, default=0.0, metavar="SHARE", help="of motion alone (default: none)"
+    )
     parser.add_argument("--repeat", type=int, default=15, help="measurements of each part (default: 15)")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     arguments = parser.parse_args()
@@ -66,7 +70,13 @@ def main() -> None:
 
 
 def measure(backbone: str, clips: int, arguments: argparse.Namespace) -> dict:
-    config = NetworkConfig(num_classes=24, backbone=backbone, clips=clips, input_size=arguments.input_size)
+    config = NetworkConfig(
+        num_classes=24,
+        backbone=backbone,
+        clips=clips,
+        input_size=arguments.input_size,
+        late_fusion=arguments.late_fusion,
+    )
     runtime = TorchRuntime(Amma(config), arguments.device, arguments.precision, arguments.mirrored)
     rng = np.random.default_rng(0)
     width, height = arguments.image_size

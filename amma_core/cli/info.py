@@ -19,6 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--motion", default="conv_diff", choices=MOTIONS)
     parser.add_argument("--fusion-stages", type=int, metavar="N", help="default: 3, and 0 without motion")
     parser.add_argument(
+        "--late-fusion", type=float, default=0.0, metavar="SHARE", help="of motion alone (default: 0, none)"
+    )
+    parser.add_argument(
         "--clips", type=int, default=5, metavar="K", help="clips that the head sees (default: 5)"
     )
     parser.add_argument(
@@ -44,7 +47,8 @@ def run(arguments: argparse.Namespace) -> None:
             )
         )
         return
-    stages = f"{config.backbone}, motion {config.motion}, {config.fusion_stages} fusion stages"
+    late = f" and late fusion of {config.late_fusion:g}" if config.late_fusion else ""
+    stages = f"{config.backbone}, motion {config.motion}, {config.fusion_stages} fusion stages{late}"
     head = f"K = {config.clips}, t = {config.clip_length}, {config.num_classes} classes"
     print(f"{stages}; {head}; {config.input_size} pixels\n")
     print(f"{'module':<14}{'parameters':>14}{'GMACs/clip':>14}")
@@ -64,6 +68,7 @@ def _config(arguments: argparse.Namespace) -> NetworkConfig:
         backbone=arguments.backbone,
         motion=arguments.motion,
         fusion_stages=3 if stages is None else stages,
+        late_fusion=arguments.late_fusion,
         clips=arguments.clips,
         clip_length=arguments.clip_length,
         input_size=arguments.input_size,

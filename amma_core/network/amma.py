@@ -27,7 +27,7 @@ class Amma(nn.Module):
         self.config = config
         moving = config.motion != "none"
         self.micro_motion = MicroMotion(config.motion == "conv_diff", config.upsample) if moving else None
-        self.backbone = TwoStreamBackbone(config.backbone, config.fusion_stages)
+        self.backbone = TwoStreamBackbone(config.backbone, config.fusion_stages, config.late_fusion)
         self.decoder = Decoder()
         self.shrink = shrink()
         self.branches = Head(config.clips, config.num_classes)

@@ -165,3 +165,11 @@ BACKBONES = {
     "efficientnet_lite0": efficientnet_lite0,
 }
 """Makers of lists of stages, by the names that :class:`~amma_core.config.NetworkConfig` knows."""
+
+CHANNELS = {
+    "resnet18": (64, 64, 128, 256, OUT_CHANNELS),
+    "mobilenet_v2": (16, 24, 32, OUT_CHANNELS),
+    "shufflenet_v2": (24, 116, 232, OUT_CHANNELS),
+    "efficientnet_lite0": (16, 24, 40, OUT_CHANNELS),
+}
+"""Channels after each stage."""

@@ -5,7 +5,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from amma_core.network.backbones import BACKBONES
+from amma_core.network.backbones import BACKBONES, CHANNELS
 
 
 class TwoStreamBackbone(nn.Module):
@@ -13,21 +13,35 @@ class TwoStreamBackbone(nn.Module):
 
     After each of the first `fusion_stages` stages the appearance becomes a * appearance +
     (1 - a) * motion, with one learned a per stage. The motion stream never sees the appearance.
+
+    With a `late_fusion` above 0, which is ours, the appearance's other stages look at the motion a second
+    time, alone, and what they see of it takes that share of the outcome. `still` stands for the newest frame
+    then: what is left of the appearance where nothing is seen.
     """
 
-    def __init__(self, name: str, fusion_stages: int):
+    def __init__(self, name: str, fusion_stages: int, late_fusion: float = 0.0):
         super().__init__()
         stages = BACKBONES[name]()
         self.appearance = nn.ModuleList(stages)
         self.motion = nn.ModuleList(deepcopy(stages[:fusion_stages]))
         self.appearance_share = nn.Parameter(torch.full((fusion_stages,), 0.6))
+        self.late_fusion = late_fusion
+        if late_fusion:
+            self.still = nn.Parameter(torch.zeros(CHANNELS[name][fusion_stages - 1], 1, 1))
 
     def forward(self, frames: Tensor, motion: Tensor | None) -> Tensor:
         x = frames
         shares = self.appearance_share.clamp(0.0, 1.0)
-        for index, stage in enumerate(self.appearance):
+        for stage, twin, share in zip(self.appearance, self.motion, shares, strict=False):
+            x, motion = stage(x), twin(motion)
+            x = share * x + (1.0 - share) * motion
+        x = self._deep(x)
+        if not self.late_fusion:
+            return x
+        return torch.lerp(x, self._deep(self.still + (1.0 - shares[-1]) * motion), self.late_fusion)
+
+    def _deep(self, x: Tensor) -> Tensor:
+        """The stages without a motion twin."""
+        for stage in self.appearance[len(self.motion) :]:
             x = stage(x)
-            if index < len(self.motion):
-                motion = self.motion[index](motion)
-                x = shares[index] * x + (1.0 - shares[index]) * motion
         return x

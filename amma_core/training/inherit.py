@@ -1,6 +1,6 @@
 """Starting from a trained model instead of from a pre-trained backbone alone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,17 +17,22 @@ OF_KEY_FRAMES = ("branches.trajectory.2.weight", "branches.trajectory.2.bias")
 """Have an output for each clip of the window."""
 
 SHARES = "backbone.appearance_share"
+STILL = "backbone.still"
+
+Settle = Callable[[Amma, Tensor], None]
+"""Fits a network, in place, to what it finds in clips, (N, t, 3, S, S) uint8 BGR."""
 
 
-def inherit(network: Amma, bundle: Bundle, labels: Sequence[str], new_motion: bool = False) -> bool:
+def inherit(network: Amma, bundle: Bundle, labels: Sequence[str], new_motion: bool = False) -> list[Settle]:
     """Fill `network`, for actions `labels`, in place with what it can take over of a trained model.
 
     With other labels the class outputs keep their random start. A model of fewer clips may start a network of
     K clips, see :func:`add_clips`. A model without motion may start a network with it, and so may
     one whose motion is to begin anew (`new_motion`): the motion stages begin as the appearance's, the
     micro-motion filters stay `network`'s own, and so do the shares where the model has none, or not as many.
+    Late fusion may begin on a model without it.
 
-    Returns whether the motion stream begins anew: it wants :func:`settle_motion` then. Raises AmmaError
+    Returns what is left to do, in this order, where the motion stream or late fusion begins. Raises AmmaError
     where backbone, motion or clips don't fit.
     """
     ours, theirs = network.config, bundle.network
@@ -54,10 +59,13 @@ def inherit(network: Amma, bundle: Bundle, labels: Sequence[str], new_motion: bo
                 weights[name] = start[name]
         if weights[SHARES].shape != start[SHARES].shape:
             weights[SHARES] = start[SHARES]
+    if begins_motion or STILL not in weights:
+        weights[STILL] = start.get(STILL)
     if tuple(labels) != bundle.labels:
         weights |= {name: start[name] for name in OF_CLASSES}
     network.load_state_dict({name: weights[name] for name in start})  # the parent's motion may have more
-    return begins_motion
+    begins_late_fusion = ours.late_fusion > 0 and (begins_motion or theirs.late_fusion == 0)
+    return [settle_motion] * begins_motion + [settle_late_fusion] * begins_late_fusion
 
 
 def add_clips(weights: dict[str, Tensor], few: int, many: int) -> None:
@@ -115,3 +123,21 @@ def settle_motion(network: Amma, clips: Tensor) -> None:
         x = stage(x)
     for norm, momentum in zip(norms, usual, strict=True):
         norm.momentum = momentum
+
+
+@torch.no_grad()
+def settle_late_fusion(network: Amma, clips: Tensor) -> None:
+    """Have late fusion show the deep stages what they saw where training hid the newest frame.
+
+    `still` becomes the mean of what is left of the appearance there (`hidden_appearance` in a recipe).
+
+    clips: (N, t, 3, S, S) uint8 BGR.
+    """
+    backbone = network.backbone.eval()
+    shares = backbone.appearance_share.clamp(0.0, 1.0)
+    newest, motion = network.inputs(clips)
+    x = torch.zeros_like(newest)
+    for stage, twin, share in zip(backbone.appearance, backbone.motion, shares, strict=False):
+        left, motion = share * stage(x), twin(motion)
+        x = left + (1.0 - share) * motion
+    backbone.still.copy_(left.mean(dim=(0, 2, 3)).view(-1, 1, 1))

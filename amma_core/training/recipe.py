@@ -220,6 +220,11 @@ class Recipe:
                 f"optimisation.hidden_appearance is {self.optimisation.hidden_appearance}, but a network "
                 "without motion would see nothing then: make it 0"
             )
+        if config.late_fusion and not self.optimisation.frozen_norms:
+            raise AmmaError(
+                f"network.late_fusion is {config.late_fusion}, but its two looks have other statistics, "
+                "which batch norms can't learn: set optimisation.frozen_norms, and start from a trained model"
+            )
         return config
 
     def to_dict(self) -> dict:

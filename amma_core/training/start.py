@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from amma_core import bundle
 from amma_core.errors import AmmaError
 from amma_core.network import Amma
-from amma_core.training.inherit import inherit, settle_motion
+from amma_core.training.inherit import inherit
 from amma_core.training.initial_weights import WITHOUT_STATISTICS, load_initial_weights, settle_norms
 from amma_core.training.recipe import Recipe
 
@@ -32,8 +32,8 @@ def first_network(
     size = recipe.phases[0].input_size
     if recipe.initial_model is not None:
         parent = bundle.load(recipe.initial_model)
-        if inherit(network, parent, labels, recipe.new_motion):
-            settle_motion(network, torch.from_numpy(examples(network.config.clip_length, size)))
+        for settle in inherit(network, parent, labels, recipe.new_motion):
+            settle(network, torch.from_numpy(examples(network.config.clip_length, size)))
     elif recipe.initial_weights is not None:
         load_initial_weights(network, recipe.initial_weights, weights_cache)
         if recipe.initial_weights in WITHOUT_STATISTICS:

@@ -9,7 +9,7 @@ from amma_core.config import FUSIBLE_STAGES, NetworkConfig
 from amma_core.decoding import decode
 from amma_core.errors import AmmaError
 from amma_core.network import Amma, gmacs_per_clip, parameter_count
-from amma_core.network.backbones import BACKBONES
+from amma_core.network.backbones import BACKBONES, CHANNELS
 from amma_core.network.decoder import DeformableConv2d
 from amma_core.network.micro_motion import MicroMotion, halve, normalise
 
@@ -237,6 +237,29 @@ def test_halving_is_max_pooling(dtype):
     assert torch.equal(halved.float(), expected)
 
 
+@pytest.mark.parametrize("backbone", list(BACKBONES))
+def test_late_fusion_mixes_in_what_the_deep_stages_see_of_motion_alone(backbone):
+    nets = [network(small(backbone=backbone, late_fusion=share)) for share in (0.0, 1.0, 0.25)]
+    nn.init.normal_(nets[1].backbone.still)
+    nets[2].load_state_dict(nets[1].state_dict())
+    nets[0].load_state_dict(nets[1].state_dict(), strict=False)
+    motion, *frames = torch.rand(3, 2, 3, 64, 64)
+    with torch.no_grad():
+        without, alone, both = (net.backbone(frames[0], motion) for net in nets)
+        assert torch.equal(nets[1].backbone(frames[1], motion), alone)
+    torch.testing.assert_close(both, 0.75 * without + 0.25 * alone)
+
+
+@pytest.mark.parametrize("backbone", list(BACKBONES))
+def test_stages_have_the_channels_that_are_said(backbone):
+    x, channels = torch.rand(1, 3, 64, 64), []
+    with torch.no_grad():
+        for stage in BACKBONES[backbone]():
+            x = stage.eval()(x)
+            channels.append(x.shape[1])
+    assert tuple(channels) == CHANNELS[backbone]
+
+
 def test_normalise_standardises_bgr():
     frames = torch.full((1, 3, 2, 2), 255, dtype=torch.uint8)
     expected = [(1 - 0.40789654) / 0.28863828, (1 - 0.44719302) / 0.27408164, (1 - 0.47026115) / 0.27809835]
@@ -250,12 +273,14 @@ class TestConfig:
     def test_no_motion_and_no_fusion_imply_each_other(self):
         assert small(motion="none").fusion_stages == 0
         assert small(fusion_stages=0).motion == "none"
+        assert small(motion="none", late_fusion=0.3).late_fusion == 0
 
     @pytest.mark.parametrize(
         ("change", "message"),
         [
             ({"backbone": "vgg"}, "backbone is 'vgg', but must be one of resnet18"),
             ({"fusion_stages": 4}, "fusion_stages is 4, but must be from 0 to 3 for mobilenet_v2"),
+            ({"late_fusion": 1.5}, "late_fusion is 1.5, but must be from 0.0 to 1.0"),
             ({"input_size": 100}, "input_size is 100, but must be a multiple of 32"),
             ({"clip_length": 3}, "clip_length is 3"),
         ],

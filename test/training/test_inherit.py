@@ -1,12 +1,20 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 from amma_core import bundle
-from amma_core.config import NetworkConfig
+from amma_core.config import FUSIBLE_STAGES, NetworkConfig
 from amma_core.errors import AmmaError
 from amma_core.network import Amma
-from amma_core.training.inherit import OF_CLASSES, add_clips, inherit, settle_motion
+from amma_core.training.inherit import (
+    OF_CLASSES,
+    add_clips,
+    inherit,
+    settle_late_fusion,
+    settle_motion,
+)
 
 LABELS = ["walk", "wave"]
 
@@ -53,7 +61,7 @@ def test_motion_grows_on_a_network_without(tmp_path):
     parent, child = make(2, motion="none"), make(2)
     filters = child.micro_motion.filters.weight.clone()
     child.backbone.appearance_share.data.fill_(1.0)
-    assert inherit(child, saved(tmp_path, parent), LABELS)
+    assert inherit(child, saved(tmp_path, parent), LABELS) == [settle_motion]
     parent = bundle.load(tmp_path / "parent").build()
     clips = torch.randint(0, 256, (1, 2, 4, 3, 64, 64))
     with torch.inference_mode():
@@ -69,7 +77,7 @@ def test_motion_begins_anew_with_the_shares_of_before(tmp_path):
     parent, child = make(2, motion="diff"), make(2)
     parent.backbone.appearance_share.data.copy_(torch.tensor([0.5, 0.75, 0.875]))
     filters = child.micro_motion.filters.weight.clone()
-    assert inherit(child, saved(tmp_path, parent), LABELS, new_motion=True)
+    assert inherit(child, saved(tmp_path, parent), LABELS, new_motion=True) == [settle_motion]
     assert child.backbone.appearance_share.tolist() == [0.5, 0.75, 0.875]
     assert (child.micro_motion.filters.weight == filters).all()
     for twin, stage in zip(child.backbone.motion, child.backbone.appearance, strict=False):
@@ -81,8 +89,34 @@ def test_motion_begins_anew_with_the_shares_of_before(tmp_path):
     assert fewer.backbone.appearance_share.tolist() == own
 
     again = make(2)
-    assert not inherit(again, saved(tmp_path, child), LABELS)
+    assert inherit(again, saved(tmp_path, child), LABELS) == []
     assert not torch.equal(again.micro_motion.filters.weight, filters)  # the parent's, in half precision
+
+
+@pytest.mark.parametrize("backbone", list(FUSIBLE_STAGES))
+def test_late_fusion_begins_with_what_hidden_appearance_taught(tmp_path, backbone):
+    """With all of its share it says what the model before said where the newest frame was hidden."""
+    config = NetworkConfig(len(LABELS), backbone, input_size=64, clips=1)
+    parent, child = Amma(config).eval(), Amma(replace(config, late_fusion=1.0)).eval()
+    parent.backbone.appearance_share.data.copy_(torch.tensor([1.0, 1.0, 0.75]))
+    clips = torch.randint(0, 256, (1, 4, 3, 64, 64), dtype=torch.uint8)
+    assert inherit(child, saved(tmp_path, parent), LABELS) == [settle_late_fusion]
+    settle_late_fusion(child, clips)
+
+    parent = bundle.load(tmp_path / "parent").build()
+    with torch.inference_mode():
+        newest, motion = parent.inputs(clips)
+        seen, hidden = (parent.backbone(frames, motion) for frames in (newest, 0.0 * newest))
+        found = child.backbone(newest, motion)
+    assert (found - hidden).abs().mean() < 0.1 * (seen - hidden).abs().mean()
+
+    again, without = Amma(replace(config, late_fusion=0.3)), Amma(config)
+    parent = saved(tmp_path, child)
+    assert inherit(again, parent, LABELS) == []
+    torch.testing.assert_close(again.backbone.still, child.backbone.still, rtol=1e-3, atol=1e-3)
+    assert inherit(without, parent, LABELS) == []
+    anew = Amma(replace(config, late_fusion=0.3, fusion_stages=2))
+    assert inherit(anew, parent, LABELS, new_motion=True) == [settle_motion, settle_late_fusion]
 
 
 def test_new_motion_is_standardised_behind_its_first_convolution():

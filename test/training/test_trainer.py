@@ -508,6 +508,7 @@ def test_the_average_forgets_its_start_quickly():
         ("optimisation.ema=2", "optimisation.ema is 2.0, but must be from 0 to 1"),
         ("optimisation.milestones=6", r"milestones is 6, but must be of type list\[int\]"),
         ("optimisation.hidden_appearance=0.2", r"hidden_appearance is 0\.2, but that needs frozen_norms"),
+        ("network.late_fusion=0.3", r"late_fusion is 0\.3, but .* set optimisation.frozen_norms"),
         ("augmentation.crop_scale=-1", "crop_scale is -1.0, but must be from 0 to 1"),
         ("augmentation.backwards={sit: 3}", r"backwards is {'sit': 3}, but must be of type dict\[str, str\]"),
         ("appearance_share=0.5", r"appearance_share is 0.5, but must be of type list\[float\] \| None"),
