@@ -30,15 +30,22 @@ class TwoStreamBackbone(nn.Module):
             self.still = nn.Parameter(torch.zeros(CHANNELS[name][fusion_stages - 1], 1, 1))
 
     def forward(self, frames: Tensor, motion: Tensor | None) -> Tensor:
-        x = frames
-        shares = self.appearance_share.clamp(0.0, 1.0)
-        for stage, twin, share in zip(self.appearance, self.motion, shares, strict=False):
-            x, motion = stage(x), twin(motion)
-            x = share * x + (1.0 - share) * motion
-        x = self._deep(x)
+        fused, share_of_motion = self.fuse(frames, motion)
+        x = self._deep(fused)
         if not self.late_fusion:
             return x
-        return torch.lerp(x, self._deep(self.still + (1.0 - shares[-1]) * motion), self.late_fusion)
+        return torch.lerp(x, self._deep(self.still + share_of_motion), self.late_fusion)
+
+    def fuse(self, frames: Tensor, motion: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """What the last fusion makes of both, and the motion's part of it, None without fusions."""
+        x, share_of_motion = frames, None
+        for stage, twin, share in zip(
+            self.appearance, self.motion, self.appearance_share.clamp(0.0, 1.0), strict=False
+        ):
+            motion = twin(motion)
+            share_of_motion = (1.0 - share) * motion
+            x = share * stage(x) + share_of_motion
+        return x, share_of_motion
 
     def _deep(self, x: Tensor) -> Tensor:
         """The stages without a motion twin."""

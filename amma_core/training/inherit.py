@@ -59,8 +59,8 @@ def inherit(network: Amma, bundle: Bundle, labels: Sequence[str], new_motion: bo
                 weights[name] = start[name]
         if weights[SHARES].shape != start[SHARES].shape:
             weights[SHARES] = start[SHARES]
-    if begins_motion or STILL not in weights:
-        weights[STILL] = start.get(STILL)
+    if STILL in start and (begins_motion or STILL not in weights):
+        weights[STILL] = start[STILL]
     if tuple(labels) != bundle.labels:
         weights |= {name: start[name] for name in OF_CLASSES}
     network.load_state_dict({name: weights[name] for name in start})  # the parent's motion may have more
@@ -134,10 +134,6 @@ def settle_late_fusion(network: Amma, clips: Tensor) -> None:
     clips: (N, t, 3, S, S) uint8 BGR.
     """
     backbone = network.backbone.eval()
-    shares = backbone.appearance_share.clamp(0.0, 1.0)
     newest, motion = network.inputs(clips)
-    x = torch.zeros_like(newest)
-    for stage, twin, share in zip(backbone.appearance, backbone.motion, shares, strict=False):
-        left, motion = share * stage(x), twin(motion)
-        x = left + (1.0 - share) * motion
-    backbone.still.copy_(left.mean(dim=(0, 2, 3)).view(-1, 1, 1))
+    fused, share_of_motion = backbone.fuse(torch.zeros_like(newest), motion)
+    backbone.still.copy_((fused - share_of_motion).mean(dim=(0, 2, 3)).view(-1, 1, 1))

@@ -32,8 +32,10 @@ def first_network(
     size = recipe.phases[0].input_size
     if recipe.initial_model is not None:
         parent = bundle.load(recipe.initial_model)
-        for settle in inherit(network, parent, labels, recipe.new_motion):
-            settle(network, torch.from_numpy(examples(network.config.clip_length, size)))
+        if unsettled := inherit(network, parent, labels, recipe.new_motion):
+            clips = torch.from_numpy(examples(network.config.clip_length, size))
+            for settle in unsettled:
+                settle(network, clips)
     elif recipe.initial_weights is not None:
         load_initial_weights(network, recipe.initial_weights, weights_cache)
         if recipe.initial_weights in WITHOUT_STATISTICS:
