@@ -23,7 +23,7 @@ from amma_core import bundle
 from amma_core.data.cache import FrameCache, open_or_build
 from amma_core.data.dataset import Video, fingerprint, load_dataset
 from amma_core.errors import AmmaError
-from amma_core.files import make_folder, written_whole
+from amma_core.files import check_writable, make_folder, written_whole
 from amma_core.network import Amma
 from amma_core.training.cpu import make_faster
 from amma_core.training.loading import Epochs, to_loader, to_step
@@ -36,8 +36,7 @@ from amma_core.training.start import first_network
 from amma_core.training.step import Step
 from amma_core.training.validation import validate
 
-CHECKPOINT = "last.ckpt"
-LOG = "log.csv"
+CHECKPOINT, LOG, BEST, LAST = "last.ckpt", "log.csv", "best", "last"
 T = TypeVar("T")
 
 
@@ -50,7 +49,7 @@ def train(recipe: Recipe, folder: Path, weights_cache: Path) -> None:
     fabric = make_fabric(recipe.machine)
     dataset = load_dataset(recipe.data.annotations)
     training, validation = hold_out(dataset.split(recipe.data.train), recipe.data)
-    make_folder(folder)
+    check_place(folder)
 
     def prepare() -> FrameCache:
         if recipe.initial_model is None and recipe.initial_weights in PACKAGES:
@@ -76,7 +75,7 @@ def train(recipe: Recipe, folder: Path, weights_cache: Path) -> None:
     )
     run.resume()
     run.go_on()
-    fabric.print(folder / "best")
+    fabric.print(folder / BEST)
 
 
 def make_fabric(machine: Machine) -> Fabric:
@@ -109,6 +108,16 @@ def make_fabric(machine: Machine) -> Fabric:
     if machine.threads:  # the launcher's processes start with their own idea
         torch.set_num_threads(machine.threads)
     return fabric
+
+
+def check_place(folder: Path) -> None:
+    """Make a run's folder. AmmaError if what the run leaves there can't be written, hours before it would be."""
+    make_folder(folder)
+    for name in (CHECKPOINT, LOG):
+        check_writable(folder / name)
+    for name in (BEST, LAST):
+        if (folder / name).exists():
+            check_writable(folder / name / bundle.WEIGHTS)
 
 
 def once_per_disk(fabric: Fabric, prepare: Callable[[], T]) -> T:
@@ -262,11 +271,11 @@ class Run:
                 row["frame_map"] = self._validate()
                 if row["frame_map"] >= best:
                     best = row["frame_map"]
-                    self._save_bundle("best", row)
+                    self._save_bundle(BEST, row)
             if last and self.fabric.is_global_zero:
-                self._save_bundle("last", row)
+                self._save_bundle(LAST, row)
                 if not self.validation:
-                    self._save_bundle("best", row)
+                    self._save_bundle(BEST, row)
             self.progress = Progress(epoch + 1, best)
             if self.fabric.is_global_zero:
                 self._log(row)

@@ -207,6 +207,27 @@ def test_annotations_of_another_video_are_refused(config, data, tmp_path):
             train(load_recipe(config, [f"data.annotations={folder}"]), tmp_path / "run", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("taken", "as_folder"),
+    [
+        ("last.ckpt", True),
+        ("log.csv", True),
+        ("best", False),
+        ("last", False),
+        ("best/model.safetensors", True),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_found_out_before_the_first_epoch(
+    config, tmp_path, taken, as_folder
+):
+    place = tmp_path / "run" / taken
+    place.parent.mkdir(parents=True)
+    place.mkdir() if as_folder else place.touch()
+    with pytest.raises(AmmaError, match=f"run/{taken}.* cannot be written"):
+        train(load_recipe(config, []), tmp_path / "run", tmp_path / "weights")
+    assert not (tmp_path / "cache").exists()
+
+
 @pytest.mark.parametrize("clip_gradient", [0.0, 10.0])
 def test_a_loss_that_is_no_number_ends_the_run_at_once(config, tmp_path, clip_gradient):
     changes = ["optimisation.rate=1e30", f"optimisation.clip_gradient={clip_gradient}"]
