@@ -12,6 +12,7 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
 from amma_ros import transports
+from amma_ros.launching import below, camera_names
 
 SHARE = Path(__file__).resolve().parents[1]
 
@@ -42,11 +43,10 @@ def make_nodes(context: LaunchContext) -> list[Node]:
     given["use_sim_time"] = value["use_sim_time"] == "true"
     if value["lossless"] == "true":
         given |= LOSSLESS
-    cameras = [name.strip() for name in value["cameras"].split(",") if name.strip()]
-    remappings = [("image", value["image"])]
-    if cameras:
+    cameras = camera_names(value["cameras"])
+    if any(cameras):
         given["cameras"] = cameras
-        remappings = [(f"{camera}/image", f"{camera}/{value['image']}") for camera in cameras]
+    remappings = [(below(camera, "image"), below(camera, value["image"])) for camera in cameras]
 
     def node(name: str, namespace: str, remappings: list[tuple[str, str]]) -> Node:
         return Node(
@@ -63,7 +63,7 @@ def make_nodes(context: LaunchContext) -> list[Node]:
     nodes = [node(name, value["namespace"], remappings) for name in ("detector", "linker")]
     if value["visualise"] == "true":
         # one per camera, as whoever looks, looks at one
-        places = ["/".join(filter(None, (value["namespace"], camera))) for camera in cameras or [""]]
+        places = ["/".join(filter(None, (value["namespace"], camera))) for camera in cameras]
         nodes += [node("visualizer", place, [("image", value["image"])]) for place in places]
     return nodes
 

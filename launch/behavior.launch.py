@@ -12,22 +12,22 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
+from amma_ros.launching import below, camera_names, suffixed
+
 HERE = Path(__file__).resolve().parent
 TOPICS = ("action_tubes", "label_info", "action_events")
 
 
 def make_nodes(context: LaunchContext) -> list[Node]:
-    cameras = LaunchConfiguration("cameras").perform(context).split(",")
-    return [behavior(camera.strip()) for camera in cameras if camera.strip()] or [behavior("")]
+    return [behavior(camera) for camera in camera_names(LaunchConfiguration("cameras").perform(context))]
 
 
 def behavior(camera: str) -> Node:
     """The rules for one camera. Its topics lie below the camera, but what the rules name is the robot's."""
-    suffix = camera.replace("/", "_")  # nodes' names have no slashes
     return Node(
         package="amma_ros",
         executable="behavior_node",
-        name=f"behavior_{suffix}" if camera else "behavior",
+        name=suffixed("behavior", camera),
         namespace=LaunchConfiguration("namespace"),
         parameters=[
             LaunchConfiguration("params_file"),
@@ -36,7 +36,7 @@ def behavior(camera: str) -> Node:
                 "use_sim_time": ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool),
             },
         ],
-        remappings=[(topic, f"{camera}/{topic}") for topic in TOPICS if camera],
+        remappings=[(topic, below(camera, topic)) for topic in TOPICS if camera],
         output="screen",
         emulate_tty=True,
     )

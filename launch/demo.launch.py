@@ -1,15 +1,18 @@
 """A video, a folder of images or a camera through the whole graph; ends with the video.
 
+With cameras:=front,left the video is what each of these cameras sees.
+
 ros2 launch amma_ros demo.launch.py video:=street.mp4
 ros2 launch amma_ros demo.launch.py video:=0
 """
 
 from pathlib import Path
 
-from launch import LaunchDescription
+from launch import LaunchContext, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
     IncludeLaunchDescription,
+    OpaqueFunction,
     RegisterEventHandler,
     Shutdown,
     TimerAction,
@@ -20,15 +23,27 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
+from amma_ros.launching import below, camera_names, suffixed
+
 HERE = Path(__file__).resolve().parent
 SECONDS_TO_FINISH = 3.0
 
 
-def generate_launch_description() -> LaunchDescription:
-    video = Node(
+def make_sources(context: LaunchContext) -> list:
+    image, cameras = (LaunchConfiguration(name).perform(context) for name in ("image", "cameras"))
+    videos = [video(camera, image) for camera in camera_names(cameras)]
+    finish = OnProcessExit(
+        target_action=videos[-1],
+        on_exit=[TimerAction(period=SECONDS_TO_FINISH, actions=[Shutdown(reason="the video is over")])],
+    )
+    return [*videos, RegisterEventHandler(finish)]
+
+
+def video(camera: str, image: str) -> Node:
+    return Node(
         package="amma_ros",
         executable="video_publisher",
-        name="video_publisher",
+        name=suffixed("video_publisher", camera),
         namespace=LaunchConfiguration("namespace"),
         parameters=[
             {
@@ -37,14 +52,13 @@ def generate_launch_description() -> LaunchDescription:
                 "wait_for_subscribers": 1,
             }
         ],
-        remappings=[("image", LaunchConfiguration("image"))],
+        remappings=[("image", below(camera, image))],
         output="screen",
         emulate_tty=True,
     )
-    finish = OnProcessExit(
-        target_action=video,
-        on_exit=[TimerAction(period=SECONDS_TO_FINISH, actions=[Shutdown(reason="the video is over")])],
-    )
+
+
+def generate_launch_description() -> LaunchDescription:
     return LaunchDescription(
         [
             DeclareLaunchArgument("video", description="A video, a folder of images, or a camera's number."),
@@ -61,7 +75,6 @@ def generate_launch_description() -> LaunchDescription:
                 choices=["true", "false"],
             ),
             IncludeLaunchDescription(PythonLaunchDescriptionSource(str(HERE / "amma.launch.py"))),
-            video,
-            RegisterEventHandler(finish),
+            OpaqueFunction(function=make_sources),
         ]
     )

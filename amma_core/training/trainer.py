@@ -111,7 +111,7 @@ def make_fabric(machine: Machine) -> Fabric:
 
 
 def check_place(folder: Path) -> None:
-    """Make a run's folder. AmmaError if what the run leaves there can't be written, hours before it would be."""
+    """Make a run's folder. AmmaError if what will lie there can't be written: hours earlier than else."""
     make_folder(folder)
     for name in (CHECKPOINT, LOG):
         check_writable(folder / name)

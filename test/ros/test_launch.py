@@ -37,20 +37,24 @@ def test_every_argument_is_described(name):
     assert not any("no description" in argument.description for argument in arguments)
 
 
-def test_the_demo_publishes_a_video_and_ends_with_it(graph, tiny_model, tmp_path):
+@pytest.mark.parametrize("cameras", ["", "front, left"], ids=["one", "two"])
+def test_the_demo_publishes_a_video_and_ends_with_it(graph, tiny_model, tmp_path, cameras):
     video = str(tmp_path / "video.avi")
     writer = cv2.VideoWriter(video, cv2.VideoWriter_fourcc(*"MJPG"), 25.0, (96, 64))
     for number in range(30):
         writer.write(np.full((64, 96, 3), 8 * number, np.uint8))
     writer.release()
-    detections = graph.listen(Detection2DArray, "detections")
+    topics = ["front/detections", "left/detections"] if cameras else ["detections"]
+    heard = [graph.listen(Detection2DArray, topic) for topic in topics]
     service = launch.LaunchService(noninteractive=True)
-    demo = describe("demo.launch.py", video=video, model=tiny_model, namespace=graph.namespace)
+    arguments = {"video": video, "model": tiny_model, "namespace": graph.namespace, "cameras": cameras}
+    demo = describe("demo.launch.py", **arguments)
     service.include_launch_description(launch.LaunchDescription([demo]))
     asyncio.run(asyncio.wait_for(service.run_async(), 60))
-    stamps = [(m.header.stamp.sec, m.header.stamp.nanosec) for m in detections]
-    assert len(set(stamps)) == len(stamps) > 20
-    assert stamps == sorted(stamps)
+    for detections in heard:
+        stamps = [(m.header.stamp.sec, m.header.stamp.nanosec) for m in detections]
+        assert len(set(stamps)) == len(stamps) > 20
+        assert stamps == sorted(stamps)
     assert os.environ["FASTRTPS_DEFAULT_PROFILES_FILE"].endswith("config/fastdds.xml")
 
 
