@@ -5,7 +5,7 @@ network input, and perhaps mirrored. Boxes follow in grid cells. Colours are cha
 where there are fewer pixels.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import cv2
@@ -50,6 +50,8 @@ class Augmentation:
     """Least side of a crop as a share of the image's."""
     paste: float = 0.0
     """Probability that another video's actors are pasted in: ours, see :func:`paste`."""
+    paste_ratio: float = 1.0
+    """How many times smaller those may be, in a random place then: ours."""
     blend: float = 0.0
     """Probability that another video shines through: ours, see :func:`blend`."""
     grey: float = 0.0
@@ -67,11 +69,16 @@ class Augmentation:
         within("augmentation.brightness", self.brightness, 0, 255)
         within("augmentation.hue", self.hue, 0, 180)
         within("augmentation.expand_ratio", self.expand_ratio, 1)
+        within("augmentation.paste_ratio", self.paste_ratio, 1)
         within("augmentation.tempo", self.tempo, 1)
 
     @classmethod
     def none(cls) -> "Augmentation":
         return cls(flip=0.0, photometric=0.0, expand=0.0, crop=0.0)
+
+    def of_pasted(self) -> "Augmentation":
+        """What befalls a video whose actors are to be pasted: there is no border around what is cut out."""
+        return replace(self, expand=1.0, expand_ratio=self.paste_ratio) if self.paste_ratio > 1 else self
 
 
 class View(NamedTuple):

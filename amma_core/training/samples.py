@@ -125,12 +125,12 @@ class Samples:
         frames, clip_frames = np.unique(clip_numbers(distinct, length), return_inverse=True)
 
         size, ages = request.input_size, (newest - frames, newest - distinct)
-        scene = self._look(rng, film, *ages, size)
+        scene = self._look(rng, self.augmentation, film, *ages, size)
         if rng.random() < self.augmentation.paste:
-            scene = paste(scene, self._look_elsewhere(rng, *ages, size))
+            scene = paste(scene, self._look_elsewhere(rng, self.augmentation.of_pasted(), *ages, size))
         if rng.random() < self.augmentation.blend:
             share = rng.uniform(BLEND_SHARE, 1 - BLEND_SHARE)
-            scene = blend(scene, self._look_elsewhere(rng, *ages, size), share)
+            scene = blend(scene, self._look_elsewhere(rng, self.augmentation, *ages, size), share)
 
         grid = size // 8
         targets = []
@@ -153,31 +153,35 @@ class Samples:
             candidates = without_copies
         return Film(video, frames, int(rng.choice(candidates)))
 
-    def _look_elsewhere(self, rng: Generator, frame_ages: Ints, key_ages: Ints, size: int) -> Scene:
+    def _look_elsewhere(
+        self, rng: Generator, settings: Augmentation, frame_ages: Ints, key_ages: Ints, size: int
+    ) -> Scene:
         """As :meth:`_look`, at another sample's video."""
         number = int(rng.integers(len(self._index)))
-        return self._look(rng, self._film(rng, number), frame_ages, key_ages, size)
+        return self._look(rng, settings, self._film(rng, number), frame_ages, key_ages, size)
 
-    def _look(self, rng: Generator, film: Film, frame_ages: Ints, key_ages: Ints, size: int) -> Scene:
+    def _look(
+        self, rng: Generator, settings: Augmentation, film: Film, frame_ages: Ints, key_ages: Ints, size: int
+    ) -> Scene:
         """Frames of a video, and what happens on some of them, through a view drawn at random.
 
         Which ones is said by how many frames they are older than the newest, at a tempo drawn at random.
         """
         video, last = film.video, len(film.frames)
-        tempo = self.augmentation.tempo ** rng.uniform(-1.0, 1.0)
+        tempo = settings.tempo ** rng.uniform(-1.0, 1.0)
         frames, keys = (
             np.clip(film.newest - np.rint(ages * tempo).astype(np.int64), 1, last)
             for ages in (frame_ages, key_ages)
         )
         labels, boxes, present = boxes_at(video, keys)
         seen = boxes[present.any(axis=1)]  # a crop may leave out what happens before or after
-        view = draw_view(rng, self.augmentation, video.width, video.height, seen)
+        view = draw_view(rng, settings, video.width, video.height, seen)
         source = film.frames[frames - 1]
         # A cache may hold smaller frames than the video's; boxes are in the video's pixels.
         ratio = np.array([source.shape[2] / video.width, source.shape[1] / video.height])
         x1, y1, x2, y2 = np.array(view[:4]) * np.tile(ratio, 2)
         images = show(source, view._replace(x1=x1, y1=y1, x2=x2, y2=y2), size)
-        images = change_colours(rng, self.augmentation, images)
+        images = change_colours(rng, settings, images)
         return Scene(images, labels, move_boxes(boxes, view, 1.0), present)
 
 

@@ -143,6 +143,20 @@ def test_a_pasted_actor_moves_in_step_with_its_own_frames(cache):
     assert {(0, 1), (1, 0)} <= pairs
 
 
+def test_pasted_actors_may_be_smaller_and_only_they(cache):
+    plain = samples(cache)
+    settings = replace(Augmentation.none(), paste=1.0, paste_ratio=4.0)
+    pasting = Samples(plain.videos, cache, plain.network, settings)
+    ratios = []
+    for number in range(len(pasting)):
+        sizes = pasting[Request(0, number, 64)].targets.size[:, -1] / np.array([2, 4])
+        np.testing.assert_allclose(sizes[:-1], 1.0)  # unless it is pasted over
+        np.testing.assert_allclose(sizes[-1, 0], sizes[-1, 1], rtol=1e-5)  # same shape
+        ratios.append(sizes[-1, 0])
+    assert 0.25 <= min(ratios) < 0.4
+    assert 0.7 < max(ratios) <= 1.0
+
+
 def test_a_blended_video_shines_through_all_frames(cache):
     plain = samples(cache)
     blending = Samples(plain.videos, cache, plain.network, replace(Augmentation.none(), blend=1.0))
