@@ -27,6 +27,8 @@ from amma_core.evaluation.predictions import load_predictions, save_predictions
 from amma_core.evaluation.tubes import Tubes, annotated_tubes
 from amma_core.files import write_text_whole
 
+MOST_SMALLER = 10
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="folder or shipped name of a model")
@@ -52,6 +54,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="look at the mirror image as well, up to twice the work",
     )
     parser.add_argument(
+        "--smaller",
+        type=float,
+        default=1.0,
+        metavar="RATIO",
+        help="show all pictures RATIO times smaller, as from farther away (default: 1, as they are)",
+    )
+    parser.add_argument(
         "--mode", choices=MODES, default=MODES[0], help="as in amma eval (default: %(default)s)"
     )
     parser.add_argument("--json", action="store_true", help="print one line of JSON, last")
@@ -63,6 +72,8 @@ def run(arguments: argparse.Namespace) -> None:
 
     if arguments.workers < 1:
         raise AmmaError(f"--workers is {arguments.workers}, but must be 1 or more")
+    if not 1 <= arguments.smaller <= MOST_SMALLER:
+        raise AmmaError(f"--smaller is {arguments.smaller:g}, but must be from 1 to {MOST_SMALLER}")
     dataset = load_dataset(arguments.dataset)
     videos = dataset.split(arguments.split)
     if not videos:
@@ -70,6 +81,7 @@ def run(arguments: argparse.Namespace) -> None:
     path = bundle.load(arguments.model).path
     name = f"{_name(path.resolve())}-{arguments.split}{'-dense' * arguments.dense}"
     name += "-mirrored" * arguments.mirrored
+    name += f"-smaller{arguments.smaller:g}" * (arguments.smaller > 1)
     output = Path(arguments.output or Path("runs", "evaluate", name))
     settings = Settings(
         str(path.resolve()),
@@ -78,6 +90,7 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.policy,
         arguments.dense,
         arguments.mirrored,
+        arguments.smaller,
     )
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     evaluate_videos(settings, videos, output / "videos", arguments.workers, (rank, world))

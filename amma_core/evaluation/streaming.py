@@ -22,6 +22,7 @@ from amma_core.data.dataset import Video
 from amma_core.detector import ActionDetector
 from amma_core.errors import AmmaError
 from amma_core.evaluation.predictions import tube_arrays, tubes_of
+from amma_core.evaluation.smaller import at_full_size, shown_smaller
 from amma_core.evaluation.tubelets import frame_detections, published_detections
 from amma_core.evaluation.tubes import Tubes
 from amma_core.files import bytes_of, make_folder, write_text_whole, written_whole
@@ -48,6 +49,8 @@ class Settings:
     are."""
     mirrored: bool = False
     """Whether the mirror image is looked at as well."""
+    smaller: float = 1.0
+    """How many times smaller pictures are shown: see :mod:`amma_core.evaluation.smaller`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +123,7 @@ class Evaluator:
             latencies.extend([elapsed] * bool(pipeline.tubelets))
             found.extend(pipeline.tubelets)
 
-        for image, stamp in _images(video):
+        for image, stamp in self._images(video):
             take(pipeline.update, image, stamp)
         take(pipeline.flush)
         self._seconds["rest"] = total - sum(self._seconds.values())
@@ -131,10 +134,17 @@ class Evaluator:
                 found += self._shifted(video, lead)
 
         frames = frame_detections(found, index).astype(np.float32)
+        at = {"ratio": self.settings.smaller, "width": video.width, "height": video.height}
         for rows in (frames, published):
             rows[:, 2] = self._labels[rows[:, 2].astype(np.int64)]
+            rows[:, 4:] = at_full_size(rows[:, 4:], **at)
         ended = Tubes.of(
-            (index, self._labels[tube.label], tube.score, np.column_stack([tube.numbers, tube.boxes]))
+            (
+                index,
+                self._labels[tube.label],
+                tube.score,
+                np.column_stack([tube.numbers, at_full_size(tube.boxes, **at)]),
+            )
             for tube in tubes
         )
         seen = pipeline.detector.frames_seen
@@ -145,11 +155,14 @@ class Evaluator:
         options = {"policy": self.settings.policy, "target_fps": self._fps, "max_gap": math.inf}
         return ActionDetector(self._runtime, **options)
 
+    def _images(self, video: Video) -> Iterator[tuple[NDArray[np.uint8], int]]:
+        return ((shown_smaller(image, self.settings.smaller), stamp) for image, stamp in _images(video))
+
     def _shifted(self, video: Video, lead: int) -> list[Tubelets]:
         """The answers at key frames `lead` frames earlier: copies of the first frame go before the video."""
         detector, found = self._detector(), []
         period = round(1e9 / min(video.fps, self._fps))  # of the frames that clips hold
-        for image, stamp in _images(video):
+        for image, stamp in self._images(video):
             for early in range(lead if detector.frames_seen == 0 else 0, 0, -1):
                 found += detector.update(image, stamp - early * period)
             found += detector.update(image, stamp)

@@ -16,6 +16,7 @@ from amma_core.config import NetworkConfig
 from amma_core.data.dataset import load_dataset
 from amma_core.detector import ActionDetector
 from amma_core.errors import AmmaError
+from amma_core.evaluation.smaller import at_full_size, shown_smaller
 from amma_core.evaluation.streaming import Evaluator, Settings, evaluate_videos, result_file
 from amma_core.linker import TubeLinker
 from amma_core.network import Amma
@@ -72,14 +73,15 @@ def test_every_frame_of_a_video_gets_boxes_of_the_data_sets_classes(model, datas
     np.testing.assert_array_equal(result.frames[:, 3:], swapped.frames[:, 3:])
 
 
-@pytest.mark.parametrize("mirrored", [False, True])
-def test_what_is_published_of_each_frame_is_what_a_pipeline_gives_a_robot(model, dataset, mirrored):
+@pytest.mark.parametrize(("mirrored", "smaller"), [(False, 1), (True, 1), (False, 2)])
+def test_what_is_published_of_each_frame_is_what_a_pipeline_gives_a_robot(model, dataset, mirrored, smaller):
     video = load_dataset(dataset).videos["a"]
-    same_labels = Settings(str(model), tuple(LABELS[::-1]), "cpu", mirrored=mirrored)
+    same_labels = Settings(str(model), tuple(LABELS[::-1]), "cpu", mirrored=mirrored, smaller=smaller)
     published = Evaluator(same_labels)(7, video).published
     runtime = TorchRuntime(bundle.load(model).build(), "cpu", mirrored=mirrored)
     pipeline = ActionPipeline(ActionDetector(runtime, target_fps=10.0), TubeLinker())
-    steps = [pipeline.update(image, i * 100_000_000) for i, (image, _) in enumerate(VideoReader(video.file))]
+    images = [shown_smaller(image, smaller) for image, _ in VideoReader(video.file)]
+    steps = [pipeline.update(image, number * 100_000_000) for number, image in enumerate(images)]
     frames = [frame for step in [*steps, pipeline.flush()] for frame in step.frames]
     assert [frame.number for frame in frames] == list(range(1, 10))
     assert set(published[:, 0]) == {7}
@@ -88,6 +90,8 @@ def test_what_is_published_of_each_frame_is_what_a_pipeline_gives_a_robot(model,
     )
     for column, name in ((2, "labels"), (3, "scores"), (slice(4, 8), "boxes")):
         expected = np.concatenate([getattr(frame, name) for frame in frames])
+        if name == "boxes":
+            expected = at_full_size(expected, smaller, 64, 48)
         np.testing.assert_array_equal(published[:, column], expected)
 
 
