@@ -211,6 +211,27 @@ def test_command(model, dataset, tmp_path, capsys):
     assert "metrics.json cannot be written: " in capsys.readouterr().err
 
 
+def test_smaller_pictures_are_judged_where_they_were(model, dataset, tmp_path, capsys):
+    arguments = [
+        "evaluate-model",
+        str(model),
+        str(dataset),
+        "--output",
+        str(tmp_path / "out"),
+        "--device",
+        "cpu",
+    ]
+    for ratio in ("0.5", "nan", "1000"):
+        assert main([*arguments, "--smaller", ratio]) == 2
+        assert f"--smaller is {ratio}, but must be from 1 to 10" in capsys.readouterr().err
+    assert main([*arguments, "--smaller", "2"]) == 0  # which refuses boxes that leave the picture
+    boxes = np.load(tmp_path / "out" / "predictions.npz")["frames"][:, 4:]
+    assert boxes.min() == 0
+    assert boxes[:, 2:].max() == 63
+    assert main(arguments) == 2
+    assert "another setting" in capsys.readouterr().err
+
+
 def test_videos_that_are_shorter_than_annotated_are_told_of(model, dataset, tmp_path, capsys):
     content = json.loads(dataset.read_text())
     content["videos"]["a"]["frames"] = 12
