@@ -17,6 +17,7 @@ from amma_ros import conversions
 from amma_ros.handover import Frame, FrameQueue
 from amma_ros.meter import Meter, latency_ms, percentiles, status
 from amma_ros.msg import TubeletArray
+from amma_ros.naming import below
 from amma_ros.node import Settings
 from amma_ros.qos import publisher_events, subscriber_events
 
@@ -44,17 +45,13 @@ class Camera:
         self._subscription = self._ending = None
         self._said: dict[str, float] = {}
         qos = settings.qos("tubelets")
-        topic = self._topic("tubelets")
+        topic = below(self.name, "tubelets")
         events = publisher_events(node, topic, "tubelets", qos, self._on_listeners)
         self.publisher = node.create_publisher(TubeletArray, topic, qos, event_callbacks=events)
-        debug = f"~/{name}/debug" if name else "~/debug"
         self._debug = {
-            what: node.create_publisher(Float64, f"{debug}/{what}_ms", 10)
+            what: node.create_publisher(Float64, f"~/{below(name, 'debug')}/{what}_ms", 10)
             for what in ("latency", "processing")
         }
-
-    def _topic(self, word: str) -> str:
-        return f"{self.name}/{word}" if self.name else word
 
     # The thread of ROS calls
 
@@ -82,12 +79,12 @@ class Camera:
             return
         waiting = self.frames_skipped - self._skipped
         if waiting:
-            self.node.get_logger().info(f"{waiting} images of {self._topic('image')} were not looked at")
+            self.node.get_logger().info(f"{waiting} images of {below(self.name, 'image')} were not looked at")
         self.queue = None
 
     def _subscribe(self) -> None:
         compressed = self.settings["image_transport"] == "compressed"
-        topic = self._topic("image")
+        topic = below(self.name, "image")
         # The transport's topic lies below wherever the image's name leads
         topic = self.node.resolve_topic_name(topic) + "/compressed" if compressed else topic
         qos = self.settings.qos("image")
@@ -114,7 +111,8 @@ class Camera:
         self._stamps.append(stamp)
         if stamp == 0:
             self._warn(
-                "stamp", f"images of {self._topic('image')} have no stamp: nothing can be told of their time"
+                "stamp",
+                f"images of {below(self.name, 'image')} have no stamp: nothing can be told of their time",
             )
         if self.queue is not None:
             self.queue.put(message)
@@ -225,7 +223,7 @@ class Camera:
         text = f"{lost:.0f} of {len(gaps) + lost:.0f} images got lost on the way"
         self._warn(
             "holes",
-            f"{text} ({self._topic('image')}): large images do not fit the middleware's defaults; see "
+            f"{text} ({below(self.name, 'image')}): large images do not fit the middleware's defaults; see "
             "docs/middleware.md",
         )
         return text
@@ -320,7 +318,7 @@ class Camera:
     def fail(self, error: str) -> None:
         """The images at hand could not be looked at; with the next one a new stream begins."""
         self.meter.count("failed")
-        self._warn("failed", f"looking at images of {self._topic('image')} failed:\n{error}")
+        self._warn("failed", f"looking at images of {below(self.name, 'image')} failed:\n{error}")
         self.stream.reset()
 
     def publish(self, tubelets: Tubelets, processing_ms: float) -> None:

@@ -9,6 +9,7 @@ from amma_core.errors import AmmaError
 from amma_ros import conversions, parameters
 from amma_ros.meter import Meter, latency_ms, memory, no_publisher, percentiles, status
 from amma_ros.msg import ActionTubeArray, TubeletArray
+from amma_ros.naming import below
 from amma_ros.node import LATCHED, ManagedNode, camera_names, run
 from amma_ros.qos import publisher_events, subscriber_events
 from amma_ros.results import Results, check_classes
@@ -94,15 +95,12 @@ class Channel:
         self._subscription = None
         self._detections = self._create_publisher(Detection2DArray, "detections")
         self._tubes = self._create_publisher(ActionTubeArray, "action_tubes")
-        self.label_info = node.create_publisher(LabelInfo, self._topic("label_info"), LATCHED)
+        self.label_info = node.create_publisher(LabelInfo, below(self.name, "label_info"), LATCHED)
 
     def _create_publisher(self, kind: type, word: str):
-        topic, qos = self._topic(word), self.node.settings.qos(word)
+        topic, qos = below(self.name, word), self.node.settings.qos(word)
         events = publisher_events(self.node, topic, word, qos, self._on_listeners)
         return self.node.create_publisher(kind, topic, qos, event_callbacks=events)
-
-    def _topic(self, word: str) -> str:
-        return f"{self.name}/{word}" if self.name else word
 
     def close(self) -> None:
         for publisher in (self._detections, self._tubes, self.label_info):
@@ -142,7 +140,7 @@ class Channel:
         )
 
     def _subscribe(self) -> None:
-        topic, qos = self._topic("tubelets"), self.node.settings.qos("tubelets")
+        topic, qos = below(self.name, "tubelets"), self.node.settings.qos("tubelets")
         events = subscriber_events(self.node, topic, "tubelets", qos)
         self._subscription = self.node.create_subscription(
             TubeletArray, topic, self._on_tubelets, qos, event_callbacks=events

@@ -12,7 +12,7 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
 from amma_ros import transports
-from amma_ros.launching import below, camera_names
+from amma_ros.naming import below, cameras_of
 
 SHARE = Path(__file__).resolve().parents[1]
 
@@ -43,7 +43,7 @@ def make_nodes(context: LaunchContext) -> list[Node]:
     given["use_sim_time"] = value["use_sim_time"] == "true"
     if value["lossless"] == "true":
         given |= LOSSLESS
-    cameras = camera_names(value["cameras"])
+    cameras = cameras_of(value["cameras"])
     if any(cameras):
         given["cameras"] = cameras
     remappings = [(below(camera, "image"), below(camera, value["image"])) for camera in cameras]

@@ -12,14 +12,14 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
-from amma_ros.launching import below, camera_names, suffixed
+from amma_ros.naming import below, cameras_of, suffixed
 
 HERE = Path(__file__).resolve().parent
 TOPICS = ("action_tubes", "label_info", "action_events")
 
 
 def make_nodes(context: LaunchContext) -> list[Node]:
-    return [behavior(camera) for camera in camera_names(LaunchConfiguration("cameras").perform(context))]
+    return [behavior(camera) for camera in cameras_of(LaunchConfiguration("cameras").perform(context))]
 
 
 def behavior(camera: str) -> Node:

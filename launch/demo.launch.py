@@ -23,7 +23,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
-from amma_ros.launching import below, camera_names, suffixed
+from amma_ros.naming import below, cameras_of, suffixed
 
 HERE = Path(__file__).resolve().parent
 SECONDS_TO_FINISH = 3.0
@@ -31,7 +31,7 @@ SECONDS_TO_FINISH = 3.0
 
 def make_sources(context: LaunchContext) -> list:
     image, cameras = (LaunchConfiguration(name).perform(context) for name in ("image", "cameras"))
-    videos = [video(camera, image) for camera in camera_names(cameras)]
+    videos = [video(camera, image) for camera in cameras_of(cameras)]
     finish = OnProcessExit(
         target_action=videos[-1],
         on_exit=[TimerAction(period=SECONDS_TO_FINISH, actions=[Shutdown(reason="the video is over")])],

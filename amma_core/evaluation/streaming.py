@@ -123,7 +123,7 @@ class Evaluator:
             latencies.extend([elapsed] * bool(pipeline.tubelets))
             found.extend(pipeline.tubelets)
 
-        for image, stamp in self._images(video):
+        for image, stamp in _images(video, self.settings.smaller):
             take(pipeline.update, image, stamp)
         take(pipeline.flush)
         self._seconds["rest"] = total - sum(self._seconds.values())
@@ -155,14 +155,11 @@ class Evaluator:
         options = {"policy": self.settings.policy, "target_fps": self._fps, "max_gap": math.inf}
         return ActionDetector(self._runtime, **options)
 
-    def _images(self, video: Video) -> Iterator[tuple[NDArray[np.uint8], int]]:
-        return ((shown_smaller(image, self.settings.smaller), stamp) for image, stamp in _images(video))
-
     def _shifted(self, video: Video, lead: int) -> list[Tubelets]:
         """The answers at key frames `lead` frames earlier: copies of the first frame go before the video."""
         detector, found = self._detector(), []
         period = round(1e9 / min(video.fps, self._fps))  # of the frames that clips hold
-        for image, stamp in self._images(video):
+        for image, stamp in _images(video, self.settings.smaller):
             for early in range(lead if detector.frames_seen == 0 else 0, 0, -1):
                 found += detector.update(image, stamp - early * period)
             found += detector.update(image, stamp)
@@ -190,7 +187,7 @@ def _device(name: str) -> str:
     return f"cuda:{rank % several}" if name == "auto" and several > 1 else name
 
 
-def _images(video: Video) -> Iterator[tuple[NDArray[np.uint8], int]]:
+def _images(video: Video, smaller: float) -> Iterator[tuple[NDArray[np.uint8], int]]:
     for image, stamp in islice(VideoReader(video.file, video.fps), video.frames):
         height, width = image.shape[:2]
         if (width, height) != (video.width, video.height):
@@ -198,7 +195,7 @@ def _images(video: Video) -> Iterator[tuple[NDArray[np.uint8], int]]:
                 f"{video.file} has frames of {width}x{height} pixels, but the video {video.name!r} is "
                 f"annotated as {video.width}x{video.height}; give both the same size"
             )
-        yield image, stamp
+        yield shown_smaller(image, smaller), stamp
 
 
 def evaluate_videos(

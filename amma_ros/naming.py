@@ -1,13 +1,13 @@
-"""What the launch files share: how cameras are named, and their topics."""
+"""How cameras, their topics and their nodes are named, in the nodes and in the launch files."""
 
 
-def camera_names(text: str) -> list[str]:
+def cameras_of(text: str) -> list[str]:
     """The names in a launch argument ``cameras``; one camera without a name if there are none."""
     return [name.strip() for name in text.split(",") if name.strip()] or [""]
 
 
 def below(camera: str, topic: str) -> str:
-    """A camera's own topic."""
+    """A camera's own topic; the topic itself for one camera without a name."""
     return f"{camera}/{topic}" if camera else topic
 
 
