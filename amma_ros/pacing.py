@@ -35,13 +35,10 @@ class Pacing:
         self._more = 0
         """Images that may be out besides max_in_flight, as with that many nothing came back."""
         self._answer = Condition()
-        self._answers = None
-        if settings["pace"] == "consumed":
-            self._answers = node.create_subscription(Detection2DArray, "detections", self._on_detections, 100)
-
-    @property
-    def consumed(self) -> bool:
-        return self._answers is not None
+        self._answers = node.resolve_topic_name("detections")
+        self.consumed = settings["pace"] == "consumed"
+        if self.consumed:
+            node.create_subscription(Detection2DArray, "detections", self._on_detections, 100)
 
     def stop(self) -> None:
         """From now on every wait raises Stopped."""
@@ -64,18 +61,19 @@ class Pacing:
     def wait_for_listeners(self, publishers: Sequence[Publisher], enough: Callable = all) -> None:
         """Until each has `wait_for_subscribers` (with `enough` any: one of them).
 
-        Where answers are waited for, until they have a sender, too.
+        Where answers are waited for, until there is somebody who looks and somebody who answers, too.
         """
-        wanted = max(self._settings["wait_for_subscribers"], int(self.consumed))
+        answered = self.consumed or self._settings["wait_for_answers"]
+        wanted = max(self._settings["wait_for_subscribers"], int(answered))
 
         def ready() -> bool:
-            answering = not self.consumed or self._answers.get_publisher_count() > 0
+            answering = not answered or self._node.count_publishers(self._answers) > 0
             return answering and enough(topic.get_subscription_count() >= wanted for topic in publishers)
 
         def complaint() -> str:
             lacking = [topic.topic_name for topic in publishers if topic.get_subscription_count() < wanted]
             if not lacking:
-                return f"waiting for a publisher of {self._answers.topic_name}: is the linker running?"
+                return f"waiting for a publisher of {self._answers}: is the linker running?"
             join = " and of " if enough is all else " or of "
             return (
                 f"waiting for {wanted} subscribers of {join.join(lacking)} (parameter wait_for_subscribers)"

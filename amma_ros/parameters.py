@@ -292,6 +292,14 @@ VISUALIZER = (
     *_qos("annotated_image", NEVER, "reliable", 5),
 )
 
+WAIT_FOR_ANSWERS = Parameter(
+    "wait_for_answers",
+    False,
+    "Wait before the first image for a subscriber, and for a publisher of `detections`, so that the first "
+    "clip is answered, too; with pace consumed, always.",
+    NEVER,
+)
+
 VIDEO_PUBLISHER = (
     Parameter("source", "", "A video file, a folder of images, or the number of a camera."),
     Parameter("fps", 0.0, "Frames per second; 0 takes those of the source.", NEVER, 0.0, 1000.0),
@@ -306,6 +314,7 @@ VIDEO_PUBLISHER = (
     Parameter(
         "wait_for_subscribers", 0, "Subscribers of `image` to wait for before the first frame.", NEVER, 0, 100
     ),
+    WAIT_FOR_ANSWERS,
     Parameter(
         "max_in_flight",
         8,
@@ -355,6 +364,7 @@ BAG_PLAYER = (
         0,
         100,
     ),
+    WAIT_FOR_ANSWERS,
     Parameter(
         "max_in_flight",
         8,

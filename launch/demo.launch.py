@@ -49,10 +49,10 @@ def video(camera: str, image: str) -> Node:
             {
                 "source": ParameterValue(LaunchConfiguration("video"), value_type=str),
                 "loop": ParameterValue(LaunchConfiguration("loop"), value_type=bool),
-                "wait_for_subscribers": 1,
+                "wait_for_answers": True,
             }
         ],
-        remappings=[("image", below(camera, image))],
+        remappings=[("image", below(camera, image)), ("detections", below(camera, "detections"))],
         output="screen",
         emulate_tty=True,
     )

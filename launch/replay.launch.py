@@ -28,6 +28,8 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
+from amma_ros.naming import below, cameras_of
+
 HERE = Path(__file__).resolve().parent
 SECONDS_TO_START = 5.0
 SECONDS_TO_FINISH = 3.0
@@ -62,7 +64,7 @@ def make_player(context: LaunchContext) -> list:
         command += ["--delay", str(SECONDS_TO_START), *(["--loop"] if value["loop"] == "true" else [])]
         player = ExecuteProcess(cmd=command, output="screen")
     else:
-        image = LaunchConfiguration("image").perform(context)
+        image, cameras = (LaunchConfiguration(name).perform(context) for name in ("image", "cameras"))
         player = Node(
             package="amma_ros",
             executable="bag_player",
@@ -76,9 +78,11 @@ def make_player(context: LaunchContext) -> list:
                     "pace": value["pace"],
                     "clock": CLOCK,
                     "topics": [image] if value["pace"] == "consumed" else [""],
-                    "wait_for_subscribers": 1,
+                    "wait_for_answers": True,
                 }
             ],
+            # One linker answers for all cameras.
+            remappings=[("detections", below(cameras_of(cameras)[0], "detections"))],
             output="screen",
             emulate_tty=True,
         )

@@ -230,13 +230,21 @@ class Recipe:
     def to_dict(self) -> dict:
         return asdict(self)
 
+    @classmethod
+    def from_dict(cls, values: Any, where: str) -> "Recipe":
+        """As :meth:`to_dict` gives it, or a part of it: what is missing has its default.
 
-def changed_setting(before: dict, now: dict) -> str | None:
-    """The first setting, with both values, that differs between two recipes, as ``to_dict`` gives them.
+        Raises AmmaError, with `where` in front, for what doesn't belong.
+        """
+        return _build(cls, values, where)
+
+
+def changed_setting(before: Recipe, now: Recipe) -> str | None:
+    """The first setting, with both values, that differs between two recipes.
 
     Settings of `MAY_CHANGE` don't count. None where a run of the one can go on with the other.
     """
-    before, now = _flat(before), _flat(now)
+    before, now = _flat(before.to_dict()), _flat(now.to_dict())
     for name in before | now:
         if not name.startswith(MAY_CHANGE) and before.get(name) != now.get(name):
             return f"{name} is {before.get(name)!r}, not {now.get(name)!r}"
@@ -265,7 +273,7 @@ def load_recipe(path: Path, overrides: list[str]) -> Recipe:
     values = {} if values is None else values
     for override in overrides:
         _set(values, override)
-    return _build(Recipe, values, str(path))
+    return Recipe.from_dict(values, str(path))
 
 
 def _set(values: Any, override: str) -> None:

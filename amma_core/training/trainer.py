@@ -225,8 +225,9 @@ class Run:
         if not path.exists():
             return
         state = torch.load(path, map_location=self.fabric.device, weights_only=True)
-        # Checkpoints of older versions don't know their recipe and their data.
-        if "recipe" in state and (changed := changed_setting(state["recipe"], self.recipe.to_dict())):
+        # Checkpoints of older versions don't know their recipe and their data, or know fewer settings.
+        before = Recipe.from_dict(state.get("recipe", self.recipe.to_dict()), str(path))
+        if changed := changed_setting(before, self.recipe):
             raise AmmaError(
                 f"{path} is of a run in which {changed}: choose another --output or delete the folder"
             )

@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 import pytest
+from rcl_interfaces.msg import Log
 from ros_graph import SECOND
 from sensor_msgs.msg import Image
 from vision_msgs.msg import Detection2DArray
@@ -57,6 +58,19 @@ def test_a_clip_that_spans_more_frames_than_may_be_out_holds_up_for_a_while_only
     graph.wait(node.done.done, "the end")
     graph.remove(node)
     graph.wait(lambda: len(detections) == 5, "an answer for every frame")
+
+
+def test_a_video_waits_for_those_who_answer(graph, folder, monkeypatch):
+    monkeypatch.setattr(pacing, "PATIENCE", 0.2)
+    images = graph.listen(Image, "image")
+    log = graph.listen(Log, "/rosout", 1000)
+    node = graph.add(VideoPublisher, source=str(folder), fps=50.0, wait_for_answers=True)
+    wanted = f"waiting for a publisher of {graph.namespace}/detections: is the linker running?"
+    graph.wait(lambda: wanted in [line.msg for line in log], "the log to say what is missing")
+    assert not images
+    graph.add(LinkerNode)
+    graph.wait(node.done.done, "the end")
+    graph.wait(lambda: len(images) == 5, "5 images")
 
 
 def test_a_damaged_image_ends_it_with_a_reason(graph, folder):

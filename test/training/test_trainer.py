@@ -162,9 +162,16 @@ def test_a_run_goes_on_with_its_own_recipe_alone(config, tmp_path):
     run(longer, f"data.cache={tmp_path / 'other'}", "machine.workers=0", "validate_every=2")
     assert [row["epoch"] for row in epochs_logged(tmp_path / "run")] == ["1", "2"]
 
-    # Older checkpoints don't hold their recipe: then the shapes have to do.
+    # Older checkpoints don't know every setting of today: it has its default then.
     path = tmp_path / "run" / "last.ckpt"
     state = torch.load(path, weights_only=True)
+    del state["recipe"]["augmentation"]["paste_ratio"], state["recipe"]["new_motion"]
+    torch.save(state, path)
+    with pytest.raises(AmmaError, match=r"augmentation\.paste_ratio is 1\.0, not 2\.0"):
+        run(longer, "augmentation.paste_ratio=2.0")
+    run(longer)
+
+    # Or they don't hold their recipe: then the shapes have to do.
     del state["recipe"]
     torch.save(state, path)
     with pytest.raises(AmmaError, match="is of a run with another network or optimizer"):
