@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -278,7 +278,9 @@ def _claim(folder: Path, settings: Settings, videos: list[Video]) -> None:
         ],
     }
     note = folder / "settings.json"
-    if note.exists() and json.loads(note.read_text(encoding="utf-8")) != content:
+    # Older versions knew fewer settings, and ran as their defaults say.
+    usual = {field.name: field.default for field in fields(Settings) if field.default is not MISSING}
+    if note.exists() and usual | json.loads(note.read_text(encoding="utf-8")) != content:
         raise AmmaError(
             f"{folder} holds results of another model, other videos or another setting; give another --output"
         )

@@ -232,6 +232,18 @@ def test_smaller_pictures_are_judged_where_they_were(model, dataset, tmp_path, c
     assert "another setting" in capsys.readouterr().err
 
 
+def test_results_of_a_version_with_fewer_settings_are_taken(model, dataset, tmp_path, capsys):
+    arguments = ["evaluate-model", str(model), str(dataset), "--output", str(tmp_path), "--device", "cpu"]
+    assert main(arguments) == 0
+    note = tmp_path / "videos" / "settings.json"
+    settings = json.loads(note.read_text())
+    del settings["smaller"]
+    note.write_text(json.dumps(settings))
+    assert main([*arguments, "--smaller", "2"]) == 2
+    assert "another setting" in capsys.readouterr().err
+    assert main(arguments) == 0
+
+
 def test_videos_that_are_shorter_than_annotated_are_told_of(model, dataset, tmp_path, capsys):
     content = json.loads(dataset.read_text())
     content["videos"]["a"]["frames"] = 12
