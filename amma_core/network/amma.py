@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from amma_core.config import NetworkConfig
 from amma_core.network.decoder import Decoder
 from amma_core.network.fusion import TwoStreamBackbone
-from amma_core.network.heads import Head, Maps, on_grid, peak_cells, shrink
+from amma_core.network.heads import Head, Maps, shrink
 from amma_core.network.micro_motion import MicroMotion, enlarge, normalise
 
 
@@ -63,20 +63,6 @@ class Amma(nn.Module):
     def head(self, features: Tensor) -> Maps:
         """(B, K, 64, S/16, S/16) encoded clips, oldest first -> Maps."""
         return self.branches(self._fine(features))
-
-    def heat_and_movement(self, features: Tensor, top: int | None = None) -> tuple[Tensor, Tensor]:
-        """Two of the three maps of :meth:`head`.
-
-        With `top`, movement is computed only where decoding reads it, at the cells of the `top` highest peaks
-        (and of all that are as high as the last), and is 0 elsewhere: less than a tenth of the cells, and the
-        trajectory branch is two fifths of the head's work.
-        """
-        stacked = self.stack(features)
-        heat = self.branches.heat(stacked)
-        if top is None:
-            return heat, self.branches.movement(stacked)
-        at = peak_cells(heat, top)
-        return heat, on_grid(self.branches.movement_at(stacked, at), at, heat)
 
     def size(self, features: Tensor) -> Tensor:
         """(B, 64, S/16, S/16) encoded clips -> (B, 2, G, G), what :meth:`head` says of each clip's sizes.

@@ -64,6 +64,20 @@ class Head(nn.Module):
         return self.box(features).float()
 
 
+def heat_and_movement(branches: nn.Module, stacked: Tensor, top: int | None = None) -> tuple[Tensor, Tensor]:
+    """Two of the three maps, (B, C, G, G) and (B, 2K, G, G); see :class:`Maps`.
+
+    `branches` is a :class:`Head` or answers as one. With `top`, movement is computed only where decoding
+    reads it, at the cells of the `top` highest peaks (and of all that are as high as the last), and is 0
+    elsewhere: less than a tenth of the cells, and the trajectory branch is two fifths of the head's work.
+    """
+    heat = branches.heat(stacked)
+    if top is None:
+        return heat, branches.movement(stacked)
+    at = peak_cells(heat, top)
+    return heat, _on_grid(branches.movement_at(stacked, at), at, heat)
+
+
 def peak_cells(heat: Tensor, top: int) -> Cells:
     """The cells where (B, C, G, G) `heat` has its `top` highest peaks per sample.
 
@@ -75,7 +89,7 @@ def peak_cells(heat: Tensor, top: int) -> Cells:
     return ((peaks >= least.view(-1, 1, 1, 1)) & (peaks > 0)).any(dim=1).nonzero(as_tuple=True)
 
 
-def on_grid(values: Tensor, at: Cells, like: Tensor) -> Tensor:
+def _on_grid(values: Tensor, at: Cells, like: Tensor) -> Tensor:
     """Lay (N, V) `values` of N cells on maps as large as (B, C, G, G) `like`: (B, V, G, G), elsewhere 0."""
     maps = values.new_zeros(len(like), *like.shape[-2:], values.shape[-1])
     maps[at] = values

@@ -1,10 +1,12 @@
 """Two views of everything: as it is, and in the mirror."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from amma_core.network.amma import Amma
-from amma_core.network.heads import on_grid, peak_cells
+from amma_core.network.heads import Cells, Head
 
 
 class MirroredAmma(nn.Module):
@@ -18,6 +20,7 @@ class MirroredAmma(nn.Module):
         super().__init__()
         self.config = network.config
         self.network = network
+        self.branches = MirroredBranches(network.branches)
 
     def encode(self, clips: Tensor) -> Tensor:
         """(B, t, 3, S, S) clips -> (B, 2, 64, S/16, S/16): of each clip, and of its mirror image."""
@@ -26,25 +29,44 @@ class MirroredAmma(nn.Module):
 
     def size(self, features: Tensor) -> Tensor:
         """(B, 2, 64, S/16, S/16) encoded clips -> (B, 2, G, G); see :meth:`Amma.size`."""
-        seen, mirrored = self.network.size(features.flatten(0, 1)).unflatten(0, features.shape[:2]).unbind(1)
+        seen, mirrored = _each(self.network.size, features)
         return (seen + unmirror(mirrored)) / 2
 
-    def heat_and_movement(self, features: Tensor, top: int | None = None) -> tuple[Tensor, Tensor]:
-        """(B, K, 2, 64, S/16, S/16) encoded clips, oldest first; see :meth:`Amma.heat_and_movement`."""
-        branches = self.network.branches
+    def stack(self, features: Tensor) -> Tensor:
+        """(B, K, 2, 64, S/16, S/16) encoded clips -> (B, 2, K * 64, G, G); see :meth:`Amma.stack`."""
         views = self.network.stack(features.transpose(1, 2).flatten(0, 1))
-        seen, mirrored = branches.heat(views).unflatten(0, (-1, 2)).unbind(1)
-        heat = (seen + unmirror(mirrored)) / 2
-        if top is None:
-            seen, mirrored = branches.movement(views).unflatten(0, (-1, 2)).unbind(1)
-            return heat, (seen + unmirror_movement(mirrored)) / 2
-        # The peaks of the mean need not be those of a view.
-        sample, row, column = peak_cells(heat, top)
-        there = mirrored_columns(heat)
-        seen = branches.movement_at(views, (2 * sample, row, column))
-        mirrored = branches.movement_at(views, (2 * sample + 1, row, there[column]))
-        mirrored = _turned(mirrored, _shift(there)[column, None])
-        return heat, on_grid((seen + mirrored) / 2, (sample, row, column), heat)
+        return views.unflatten(0, (-1, 2))
+
+
+class MirroredBranches(nn.Module):
+    """What the branches say of (B, 2, K * 64, G, G) stacked features, images and mirror images: the mean.
+
+    As in :class:`~amma_core.network.heads.Head`.
+    """
+
+    def __init__(self, branches: Head):
+        super().__init__()
+        self.branches = branches
+
+    def heat(self, stacked: Tensor) -> Tensor:
+        seen, mirrored = _each(self.branches.heat, stacked)
+        return (seen + unmirror(mirrored)) / 2
+
+    def movement(self, stacked: Tensor) -> Tensor:
+        seen, mirrored = _each(self.branches.movement, stacked)
+        return (seen + unmirror_movement(mirrored)) / 2
+
+    def movement_at(self, stacked: Tensor, at: Cells) -> Tensor:
+        sample, row, column = at
+        there = mirrored_columns(stacked)
+        seen = self.branches.movement_at(stacked[:, 0], at)
+        mirrored = self.branches.movement_at(stacked[:, 1], (sample, row, there[column]))
+        return (seen + _turned(mirrored, _shift(there)[column, None])) / 2
+
+
+def _each(look: Callable[[Tensor], Tensor], views: Tensor) -> tuple[Tensor, Tensor]:
+    """What `look` says of the images and of the mirror images among (B, 2, ...) views, in one batch."""
+    return look(views.flatten(0, 1)).unflatten(0, (-1, 2)).unbind(1)
 
 
 def mirrored_columns(maps: Tensor) -> Tensor:

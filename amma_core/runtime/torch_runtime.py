@@ -13,6 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from amma_core.errors import AmmaError
 from amma_core.network import Amma, MirroredAmma
+from amma_core.network.heads import heat_and_movement
 from amma_core.runtime import NumpyMaps
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -54,7 +55,8 @@ class TorchRuntime:
         # A GPU computes all of a map sooner than it finds the cells that matter.
         few = top if self.device.type == "cpu" else None
         with self._autocast():
-            heat, movement = self._network.heat_and_movement(features, few)
+            stacked = self._network.stack(features)
+            heat, movement = heat_and_movement(self._network.branches, stacked, few)
         return tuple(values.float().cpu().numpy() for values in (heat, movement, sizes))
 
     def _autocast(self) -> torch.autocast:

@@ -11,6 +11,7 @@ from amma_core.errors import AmmaError
 from amma_core.network import Amma, gmacs_per_clip, parameter_count
 from amma_core.network.backbones import BACKBONES, CHANNELS
 from amma_core.network.decoder import DeformableConv2d
+from amma_core.network.heads import heat_and_movement
 from amma_core.network.micro_motion import MicroMotion, halve, normalise
 
 COSTS = [
@@ -100,7 +101,7 @@ def test_movement_at_the_peaks_alone_is_enough_for_decoding(values, top):
         features[0, 0, 0, 1, 1] = torch.nan
     with torch.inference_mode():
         heat, movement, size = net.head(features)
-        same_heat, some_movement = net.heat_and_movement(features, top)
+        same_heat, some_movement = heat_and_movement(net.branches, net.stack(features), top)
     torch.testing.assert_close(same_heat, heat, equal_nan=True)
     if values == "continuous" and top < 10:
         assert ((some_movement != 0).any(dim=1).flatten(1).sum(dim=1) <= top).all()
