@@ -4,13 +4,18 @@ my_model/
     config.yaml          labels, network, fps, training record, metrics
     model.safetensors    the weights
     README.md            the model card
+
+A committee (:class:`amma_core.network.Committee`) has no weights of its own: its config.yaml names its
+members' folders, seen from its own, and what each one's say is worth. Boxes are the first one's:
+
+members: {../one_model: 0.6, ../other_model: 0.4}
 """
 
 import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,9 +26,11 @@ from amma_core.errors import AmmaError
 from amma_core.files import make_folder, write_text_whole, written_whole
 
 if TYPE_CHECKING:
-    from amma_core.network import Amma
+    from amma_core.network import Amma, Committee
 
 CONFIG, WEIGHTS = "config.yaml", "model.safetensors"
+IN_COMMON = ("clips", "clip_length", "input_size")
+"""Settings that the networks of a committee must have in common."""
 DEFAULT = "amma_m_jhmdb21"
 """The shipped model that is taken where none is named."""
 
@@ -41,20 +48,41 @@ class Bundle:
     """False for a network with random weights: it shows that everything runs, and detects nothing."""
     training: dict = field(default_factory=dict)
     metrics: dict = field(default_factory=dict)
+    members: tuple["Bundle", ...] = ()
+    """Of a committee; `network` is the first one's then."""
+    shares: tuple[float, ...] = ()
+    """Of the members in what the committee says; they add up to 1."""
+
+    @property
+    def weights(self) -> list[Path]:
+        """The files that hold the weights; none for a network that has random ones."""
+        return [model.path / WEIGHTS for model in self.members or (self,) if model.trained]
 
     @property
     def name(self) -> str:
         return Path(os.path.abspath(self.path)).name  # a path like . has none of its own
 
-    def build(self) -> "Amma":
-        """The network with its weights, in evaluation mode, on the CPU.
+    def build(self) -> "Amma | Committee":
+        """The network with its weights, in evaluation mode, on the CPU; of a committee, all of them as one.
 
         Raises AmmaError if the weights are missing, damaged, or those of another network.
         """
+        if self.members:
+            from amma_core.network import Committee
+
+            return Committee([member.build_one() for member in self.members], self.shares).eval()
+        return self.build_one()
+
+    def build_one(self) -> "Amma":
+        """As :meth:`build`, for what needs a single network's weights; AmmaError for a committee."""
         import torch
 
         from amma_core.network import Amma
 
+        if self.members:
+            raise AmmaError(
+                f"{self.path} is a committee, without weights of its own: name one of its members"
+            )
         if not self.trained:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
@@ -85,11 +113,56 @@ def load(model: str | Path) -> Bundle:
     Raises AmmaError, naming the file and the cure, where something is missing or wrong.
     """
     path = find(model)
-    config = path / CONFIG
-    bundle = _parse(path, _read_yaml(config))
+    values = _read_yaml(path / CONFIG)
+    return _committee(path, values) if "members" in values else _single(path, values)
+
+
+def _single(path: Path, values: dict) -> Bundle:
+    bundle = _parse(path, values)
     if bundle.trained and not (path / WEIGHTS).is_file():
         raise AmmaError(f"{path}: {WEIGHTS} is missing; copy the whole folder of the model")
     return bundle
+
+
+def _committee(path: Path, values: dict) -> Bundle:
+    """Raises AmmaError for members that can't answer as one."""
+    config = path / CONFIG
+    shares = _shares(config, values["members"])
+    members = tuple(_member(config, path / name) for name in shares)
+    first = members[0]
+    for member in members:
+        for what, mine, other in (
+            ("labels", list(member.labels), list(first.labels)),
+            ("fps", member.fps, first.fps),
+            *((name, getattr(member.network, name), getattr(first.network, name)) for name in IN_COMMON),
+        ):
+            if mine != other:
+                raise AmmaError(f"{config}: {what} is {mine} of {member.path}, but {other} of {first.path}")
+    inherited = {"labels": list(first.labels), "fps": first.fps, "network": first.network.to_dict()}
+    trained = all(member.trained for member in members)
+    own = _parse(path, values | inherited)
+    return replace(own, trained=trained, members=members, shares=tuple(shares.values()))
+
+
+def _shares(config: Path, members: object) -> dict[str, float]:
+    """Each member's folder and share, as written down."""
+    fit = isinstance(members, dict) and len(members) > 1
+    if not fit or not all(type(share) in (int, float) and share > 0 for share in members.values()):
+        raise AmmaError(
+            f"{config}: members is {members!r}, but must name two or more models' folders, each with its "
+            "share, as in {../one_model: 0.6, ../other_model: 0.4}"
+        )
+    if not math.isclose(sum(members.values()), 1.0, abs_tol=1e-6):
+        raise AmmaError(f"{config}: the members' shares add up to {sum(members.values()):g}, but must to 1")
+    return {str(name): float(share) for name, share in members.items()}
+
+
+def _member(config: Path, folder: Path) -> Bundle:
+    path = find(folder)
+    values = _read_yaml(path / CONFIG)
+    if "members" in values:
+        raise AmmaError(f"{config}: {path} is a committee itself; name its members instead")
+    return _single(path, values)
 
 
 def _parse(path: Path, values: dict) -> Bundle:

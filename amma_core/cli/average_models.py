@@ -47,8 +47,8 @@ def average(models: list[Bundle]) -> "Amma":
     if len(models) < 2 or untrained:
         what = f"{untrained.path} is untrained" if untrained else f"{first.path} is only one model"
         raise AmmaError(f"{what}: give two or more trained models")
-    states = [model.build().state_dict() for model in models]
-    network = first.build()
+    states = [model.build_one().state_dict() for model in models]
+    network = first.build_one()
     network.load_state_dict(
         {name: sum(state[name].double() for state in states) / len(states) for name in states[0]}
     )

@@ -14,7 +14,9 @@ from amma_core.config import FUSIBLE_STAGES, MOTIONS, NetworkConfig
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", help="take the network of this model (a folder or a shipped name)")
+    parser.add_argument(
+        "--model", help="take the network of this model (a folder or a shipped name), or those of a committee"
+    )
     parser.add_argument("--backbone", default="resnet18", choices=list(FUSIBLE_STAGES))
     parser.add_argument("--motion", default="conv_diff", choices=MOTIONS)
     parser.add_argument("--fusion-stages", type=int, metavar="N", help="default: 3, and 0 without motion")
@@ -33,14 +35,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    for number, config in enumerate(_configs(arguments)):
+        if number and not arguments.json:
+            print()
+        _print(config, arguments.json)
+
+
+def _print(config: NetworkConfig, as_json: bool) -> None:
     from amma_core.network import Amma, multiply_adds, parameter_count
 
-    config = _config(arguments)
     parts = dict(Amma(config).named_children())
     macs = multiply_adds(config)
     parameters = {name: parameter_count(module) for name, module in parts.items()}
     total_gmacs = sum(macs.values()) / 1e9
-    if arguments.json:
+    if as_json:
         print(
             json.dumps(
                 {"parameters": sum(parameters.values()), "gmacs_per_clip": total_gmacs, **config.to_dict()}
@@ -57,13 +65,14 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"{'total':<14}{sum(parameters.values()):>14,}{total_gmacs:>14.4f}")
 
 
-def _config(arguments: argparse.Namespace) -> NetworkConfig:
+def _configs(arguments: argparse.Namespace) -> list[NetworkConfig]:
     if arguments.model:
         from amma_core.bundle import load
 
-        return load(arguments.model).network
+        model = load(arguments.model)
+        return [member.network for member in model.members or (model,)]
     stages = arguments.fusion_stages
-    return NetworkConfig(
+    config = NetworkConfig(
         num_classes=arguments.num_classes,
         backbone=arguments.backbone,
         motion=arguments.motion,
@@ -73,3 +82,4 @@ def _config(arguments: argparse.Namespace) -> NetworkConfig:
         clip_length=arguments.clip_length,
         input_size=arguments.input_size,
     )
+    return [config]

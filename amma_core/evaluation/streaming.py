@@ -265,13 +265,14 @@ def _run(task: tuple[int, Video, Path]) -> None:
 def _claim(folder: Path, settings: Settings, videos: list[Video]) -> None:
     """Refuse a folder with results of something else, for instance of videos that were recorded again."""
     model = bundle.load(settings.model)
-    weights = model.path / bundle.WEIGHTS
+    weights = b"".join(file.read_bytes() for file in model.weights)
     content = {
         "results": ["frames", "published", "tubes"],  # older versions' lack the second
         **asdict(settings),
         "labels": list(settings.labels),
         "fps": model.fps,
-        "weights": hashlib.sha256(weights.read_bytes()).hexdigest() if model.trained else None,
+        "shares": list(model.shares),
+        "weights": hashlib.sha256(weights).hexdigest() if model.trained else None,
         "videos": [
             [video.name, video.frames, video.width, video.height, video.fps, bytes_of(video.file)]
             for video in videos
@@ -280,6 +281,7 @@ def _claim(folder: Path, settings: Settings, videos: list[Video]) -> None:
     note = folder / "settings.json"
     # Older versions knew fewer settings, and ran as their defaults say.
     usual = {field.name: field.default for field in fields(Settings) if field.default is not MISSING}
+    usual["shares"] = []
     if note.exists() and usual | json.loads(note.read_text(encoding="utf-8")) != content:
         raise AmmaError(
             f"{folder} holds results of another model, other videos or another setting; give another --output"

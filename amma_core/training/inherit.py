@@ -48,7 +48,7 @@ def inherit(network: Amma, bundle: Bundle, labels: Sequence[str], new_motion: bo
             f"initial_model: {bundle.path} sees {theirs.clips} clips at once, the recipe's network "
             f"{ours.clips}: take a model of as many clips, or of fewer"
         )
-    weights = bundle.build().state_dict()
+    weights = bundle.build_one().state_dict()
     add_clips(weights, theirs.clips, ours.clips)
     start = network.state_dict()
     if begins_motion:
