@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from amma_core.network.amma import Amma
+from amma_core.network.committee import Committee, CommitteeBranches
 from amma_core.network.heads import Cells, Head
 
 
@@ -16,7 +17,7 @@ class MirroredAmma(nn.Module):
     mirrored videos and whose actions have no side. A stream runs it as it runs an :class:`Amma`.
     """
 
-    def __init__(self, network: Amma):
+    def __init__(self, network: Amma | Committee):
         super().__init__()
         self.config = network.config
         self.network = network
@@ -44,7 +45,7 @@ class MirroredBranches(nn.Module):
     As in :class:`~amma_core.network.heads.Head`.
     """
 
-    def __init__(self, branches: Head):
+    def __init__(self, branches: Head | CommitteeBranches):
         super().__init__()
         self.branches = branches
 

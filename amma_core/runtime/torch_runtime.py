@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from amma_core.errors import AmmaError
-from amma_core.network import Amma, MirroredAmma
+from amma_core.network import Amma, Committee, MirroredAmma
 from amma_core.network.heads import heat_and_movement
 from amma_core.runtime import NumpyMaps
 
@@ -20,7 +20,7 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 
 
 class TorchRuntime:
-    """Runs an :class:`~amma_core.network.Amma`; see :class:`~amma_core.runtime.Runtime`.
+    """Runs an :class:`~amma_core.network.Amma`, or several as one; see :class:`~amma_core.runtime.Runtime`.
 
     `device` is ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:1``. Raises AmmaError for a
     device that is not there. `mirrored`: every clip is looked at in the mirror as well, see
@@ -28,7 +28,11 @@ class TorchRuntime:
     """
 
     def __init__(
-        self, network: Amma, device: str = "auto", precision: str = "float32", mirrored: bool = False
+        self,
+        network: Amma | Committee,
+        device: str = "auto",
+        precision: str = "float32",
+        mirrored: bool = False,
     ):
         if precision not in PRECISIONS:
             raise AmmaError(f"precision is {precision!r}, but must be one of {', '.join(PRECISIONS)}")
