@@ -93,7 +93,7 @@ class Bundle:
         expected = network.state_dict()
         for name, tensor in expected.items():
             if name not in weights:
-                raise AmmaError(f"{file}: {name} is missing, so this is not a {self.network.backbone} AMMA")
+                raise AmmaError(f"{file}: {name} is missing, which the network that {CONFIG} describes has")
             found, wanted = tuple(weights[name].shape), tuple(tensor.shape)
             if found != wanted:
                 raise AmmaError(

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import MISSING, asdict, dataclass, fields, replace
+from functools import cache, partial
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -239,27 +240,22 @@ def _results(settings: Settings, todo: list, workers: int) -> Iterator[None]:
     if not todo:
         return
     if min(workers, len(todo)) == 1:
-        _start(settings, None)
-        yield from map(_run, todo)
+        evaluator = Evaluator(settings)
+        for index, video, path in todo:
+            yield evaluator(index, video).save(path)
         return
     threads = max(1, (os.cpu_count() or 1) // workers)
-    with ProcessPoolExecutor(workers, get_context("spawn"), _start, (settings, threads)) as pool:
-        yield from pool.map(_run, todo)
+    with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
+        yield from pool.map(partial(_run, settings), todo)
 
 
-_evaluator: Evaluator | None = None  # one per process, made before its first video
-
-
-def _start(settings: Settings, threads: int | None) -> None:
-    global _evaluator
-    if threads:
-        torch.set_num_threads(threads)
-    _evaluator = Evaluator(settings)
-
-
-def _run(task: tuple[int, Video, Path]) -> None:
+def _run(settings: Settings, task: tuple[int, Video, Path]) -> None:
     index, video, path = task
-    _evaluator(index, video).save(path)
+    _evaluator(settings)(index, video).save(path)
+
+
+_evaluator = cache(Evaluator)
+"""A worker's own, made with its first video: what fails while the pool starts would not come through."""
 
 
 def _claim(folder: Path, settings: Settings, videos: list[Video]) -> None:

@@ -264,6 +264,12 @@ def test_the_installed_program_starts_workers(model, dataset, tmp_path):
     assert "22 frames" in done.stdout
 
 
+def test_what_stops_a_worker_is_said(model, dataset, tmp_path):
+    other = replace(settings(model), labels=("run",))
+    with pytest.raises(AmmaError, match="finds 'wave', which is not among the data set's labels"):
+        evaluate_videos(other, load_dataset(dataset).split("test1"), tmp_path / "out", workers=2)
+
+
 @pytest.mark.slow
 def test_the_shipped_model_reaches_the_figures_of_its_record(tmp_path):
     """JHMDB-21's first test split as deployed, some minutes; other CPUs round in other places."""
