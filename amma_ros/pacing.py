@@ -74,10 +74,10 @@ class Pacing:
             lacking = [topic.topic_name for topic in publishers if topic.get_subscription_count() < wanted]
             if not lacking:
                 return f"waiting for a publisher of {self._answers}: is the linker running?"
-            join = " and of " if enough is all else " or of "
-            return (
-                f"waiting for {wanted} subscribers of {join.join(lacking)} (parameter wait_for_subscribers)"
-            )
+            names = (" and of " if enough is all else " or of ").join(lacking)
+            asked = ("wait_for_subscribers", "wait_for_answers", "pace")
+            setting = next(name for name in asked if self._settings[name])
+            return f"waiting for {wanted} subscriber{'s' * (wanted > 1)} of {names} (parameter {setting})"
 
         self.wait(ready, complaint)
 
