@@ -203,7 +203,8 @@ def tubelets_to_message(
 
 
 def message_to_tubelets(message: TubeletArray) -> Tubelets:
-    """Raises AmmaError if the message's lists do not fit together, or its numbers fall."""
+    """Raises AmmaError if the message's lists do not fit together, its numbers fall, or a score or box is no
+    number: one such tubelet would spoil the means of a tube for good."""
     keys, found = len(message.key_numbers), message.tubelets
     whole = (
         keys == len(message.key_stamps)
@@ -218,6 +219,10 @@ def message_to_tubelets(message: TubeletArray) -> Tubelets:
             f"{sorted({len(tubelet.boxes) for tubelet in found})} numbers; a box has 4 numbers per key frame"
         )
     boxes = [np.frombuffer(tubelet.boxes, np.float32) for tubelet in found]
+    boxes = np.array(boxes, np.float32).reshape(len(found), keys, 4)
+    scores = np.array([tubelet.score for tubelet in found], np.float32)
+    if not (np.isfinite(scores).all() and np.isfinite(boxes).all()):
+        raise AmmaError("a TubeletArray has a score or a box that is not finite; leave such tubelets out")
     return Tubelets(
         image_size=(message.image_width, message.image_height),
         key_numbers=_rising("key_numbers", message.key_numbers),
@@ -225,8 +230,8 @@ def message_to_tubelets(message: TubeletArray) -> Tubelets:
         frame_numbers=_rising("frame_numbers", message.frame_numbers),
         frame_stamps=_nanoseconds(message.frame_stamps),
         labels=np.array([tubelet.class_id for tubelet in found], np.int64),
-        scores=np.array([tubelet.score for tubelet in found], np.float32),
-        boxes=np.array(boxes, np.float32).reshape(len(found), keys, 4),
+        scores=scores,
+        boxes=boxes,
         stream=message.stream,
     )
 

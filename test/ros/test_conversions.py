@@ -1,3 +1,4 @@
+import math
 import sys
 from types import SimpleNamespace
 
@@ -264,6 +265,18 @@ def test_tubelets_that_do_not_fit_together_are_refused():
     message = conversions.tubelets_to_message(tubelets(), ["run", "sit"], "eye")
     message.tubelets[1].boxes.pop()
     with pytest.raises(AmmaError, match=r"boxes of \[11, 12\] numbers"):
+        conversions.message_to_tubelets(message)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("what", ["score", "boxes"])
+def test_tubelets_that_are_no_numbers_are_refused(what, value):
+    message = conversions.tubelets_to_message(tubelets(2), ["run", "sit"], "eye")
+    if what == "score":
+        message.tubelets[1].score = value
+    else:
+        message.tubelets[1].boxes[3] = value
+    with pytest.raises(AmmaError, match="not finite"):
         conversions.message_to_tubelets(message)
 
 
