@@ -250,11 +250,11 @@ def _rule(name: str, values: object, where: str) -> Rule:
     known = [f.name for f in fields(Rule) if f.name != "name"]
     if not isinstance(values, dict):
         raise AmmaError(f"{where} has no fields; it needs 'labels' at least")
-    strange = next((key for key in values if key not in known), None)
-    if strange is not None:
-        near = difflib.get_close_matches(str(strange), known, n=1)
+    strange = [str(key) for key in values if key not in known]
+    if strange:
+        near = difflib.get_close_matches(strange[0], known, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(known)}"
-        raise AmmaError(f"{where} has an unknown field '{strange}'; {hint}")
+        raise AmmaError(f"{where} has an unknown field '{strange[0]}'; {hint}")
     if "labels" not in values:
         raise AmmaError(f"{where} has no labels; list the actions that it waits for")
     values = dict(values)

@@ -298,7 +298,7 @@ def _build(kind: type, values: Any, where: str) -> Any:
         raise AmmaError(f"{where}: expected names and values, found {values!r}")
     hints = get_type_hints(kind)
     known = {f.name for f in fields(kind)}
-    if unknown := sorted(set(values) - known):
+    if unknown := [name for name in values if name not in known]:
         raise AmmaError(f"{where}: unknown setting {unknown[0]!r}; known are {', '.join(sorted(known))}")
     needed = (f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING)
     if missing := [name for name in needed if name not in values]:

@@ -331,6 +331,7 @@ def test_a_file_gives_its_rules_in_order(tmp_path):
         ("rules: {a: {hold: 1}}", "rule 'a' has no labels; list the actions"),
         ("rules: {a: {label: push}}", "rule 'a' has an unknown field 'label'; did you mean 'labels'"),
         ("rules: {a: {labels: push, when: 1}}", "unknown field 'when'; there are labels, min_score"),
+        ("rules: {a: {labels: push, ~: 1}}", "unknown field 'None'"),
         ("rules: {a: {labels: []}}", r"rule 'a': labels is \[\], but must be names of actions"),
         ("rules: {a: {labels: [yes]}}", r"rule 'a': labels is \[True\], .* put them in quotes"),
         ("rules: {a: {labels: 3}}", "rule 'a': labels is 3, but must be a list"),

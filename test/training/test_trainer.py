@@ -511,6 +511,7 @@ def test_the_average_forgets_its_start_quickly():
     ("override", "message"),
     [
         ("optimisation.rat=1", "unknown setting 'rat'"),
+        ("optimisation={on: 1, rat: 1}", "unknown setting True"),  # YAML's on
         ("optimisation.rate=fast", "must be a number"),
         ("optimisation.batch=x", "must be of type int"),
         ("network.backbone=resnet99", "backbone is 'resnet99'"),
