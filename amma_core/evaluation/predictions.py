@@ -84,12 +84,12 @@ def tube_arrays(tubes: Tubes) -> dict[str, NDArray]:
 
 
 def tubes_of(arrays: dict[str, NDArray]) -> Tubes:
-    """Tubes from the named arrays of an ``.npz`` file."""
+    """Tubes from the named arrays of an ``.npz`` file; ValueError for arrays of another kind."""
     return Tubes(
-        arrays["tube_videos"].astype(np.int64),
-        arrays["tube_labels"].astype(np.int64),
-        arrays["tube_scores"].astype(np.float64),
-        arrays["tube_offsets"].astype(np.int64),
+        _whole_numbers(arrays["tube_videos"]),
+        _whole_numbers(arrays["tube_labels"]),
+        _numbers(arrays["tube_scores"]),
+        _whole_numbers(arrays["tube_offsets"]),
         _tube_boxes(arrays["tube_boxes"]),
     )
 
@@ -113,8 +113,10 @@ def load_predictions(path: str | Path, videos: list[Video], labels: list[str]) -
         ValueError,
         TypeError,
         AttributeError,
+        ArithmeticError,
         OSError,
         EOFError,
+        RuntimeError,  # zipfile's for what it cannot unpack
         zipfile.BadZipFile,
         zlib.error,
     ) as error:
@@ -219,33 +221,52 @@ def _read_npz(path: Path) -> Predictions:
         arrays = dict(file)
     frames = _table(arrays["frames"], 8) if "frames" in arrays else None
     tubes = tubes_of(arrays) if "tube_boxes" in arrays else None
-    videos, labels = (arrays[name].tolist() if name in arrays else None for name in ("videos", "labels"))
+    videos, labels = (
+        _names(arrays[name].tolist()) if name in arrays else None for name in ("videos", "labels")
+    )
     return Predictions(frames, tubes, videos, labels)
 
 
 def _read_json(path: Path, videos: list[Video], labels: list[str]) -> Predictions:
     content = json.loads(path.read_text(encoding="utf-8"))
     frames = _table(np.array(content["frames"], np.float64), 8) if "frames" in content else None
+    split = _names(content["videos"]) if "videos" in content else None
     if "tubes" not in content:
-        return Predictions(frames, None, content.get("videos"))
+        return Predictions(frames, None, split)
     video_index = {video.name: i for i, video in enumerate(videos)}
     label_index = {label: i for i, label in enumerate(labels)}
 
-    def number(of: dict[str, int], value: str | int, tube: int) -> int:
+    def number(of: dict[str, int], value: object, tube: int) -> object:
         if isinstance(value, str) and value not in of:
             raise AmmaError(f"{path}: tube {tube}: {value!r} is unknown to the ground truth")
         return of[value] if isinstance(value, str) else value
 
-    tubes = Tubes.of(
-        (
-            number(video_index, tube["video"], i),
-            number(label_index, tube["label"], i),
-            tube["score"],
-            _tube_boxes(np.array(tube["boxes"])),
-        )
-        for i, tube in enumerate(content["tubes"])
-    )
-    return Predictions(frames, tubes, content.get("videos"))
+    tubes = content["tubes"]
+    in_video = np.array([number(video_index, tube["video"], i) for i, tube in enumerate(tubes)])
+    label = np.array([number(label_index, tube["label"], i) for i, tube in enumerate(tubes)])
+    score = np.array([tube["score"] for tube in tubes])
+    boxes = [_tube_boxes(np.array(tube["boxes"])) for tube in tubes]
+    rows = zip(_whole_numbers(in_video), _whole_numbers(label), _numbers(score), boxes, strict=True)
+    return Predictions(frames, Tubes.of(rows), split)
+
+
+def _names(values: object) -> list[str]:
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise ValueError(f"names expected, not {values!r}")
+    return values
+
+
+def _numbers(array: NDArray) -> NDArray[np.float64]:
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iuf"):
+        raise ValueError(f"one number for each tube expected, not shape {array.shape} of {array.dtype}")
+    return array.astype(np.float64)
+
+
+def _whole_numbers(array: NDArray) -> NDArray[np.int64]:
+    numbers = _numbers(array)
+    if (wrong := (numbers % 1 != 0) | (abs(numbers) > 2**53)).any():
+        raise ValueError(f"a whole number expected, not {numbers[wrong][0]:g}")
+    return numbers.astype(np.int64)
 
 
 def _tube_boxes(array: NDArray) -> NDArray[np.float64]:
@@ -257,6 +278,6 @@ def _tube_boxes(array: NDArray) -> NDArray[np.float64]:
 def _table(array: NDArray, columns: int) -> NDArray:
     if not array.size:
         return np.zeros((0, columns))
-    if array.ndim != 2 or array.shape[1] != columns or not np.issubdtype(array.dtype, np.number):
+    if array.ndim != 2 or array.shape[1] != columns or array.dtype.kind not in "iuf":
         raise ValueError(f"rows of {columns} numbers expected, not shape {array.shape} of {array.dtype}")
     return array

@@ -178,6 +178,12 @@ def test_files_that_are_no_predictions(tmp_path):
         loading({"frames": np.zeros((3, 7))})
     with pytest.raises(AmmaError, match="holds neither frames nor tubes"):
         loading({"boxes": np.zeros((3, 8))})
+    for key, value in (("video", None), ("video", True), ("label", 0.5), ("label", 10**30), ("score", [1])):
+        tube = {"video": 0, "label": 0, "score": 1, "boxes": [[1, 0, 0, 9, 9]]} | {key: value}
+        with pytest.raises(AmmaError, match="does not hold predictions as documented"):
+            loading(json.dumps({"tubes": [tube]}).encode(), ".json")
+    with pytest.raises(AmmaError, match="names expected, not 3"):
+        loading(b'{"frames": [], "videos": 3}', ".json")
     with pytest.raises(AmmaError, match="do not fit together"):
         loading(
             {
