@@ -3,6 +3,7 @@
 The benchmarks' pickles need no importer of their own: `load_dataset` reads them.
 """
 
+import math
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Iterator
@@ -16,6 +17,8 @@ from amma_core.errors import AmmaError, packages_for
 from amma_core.video import VideoReader
 
 CLIP_ENDINGS = (".avi", ".mp4", ".mkv", ".mov", ".webm")
+MOST_FRAMES = 10_000_000
+"""Days of video: what lies beyond is a mistake, and boxes between key frames would fill the memory."""
 
 
 def from_cvat(
@@ -67,7 +70,7 @@ def _read_cvat(file: Path, videos: Path, attribute: str | None) -> tuple[str, li
     """The video's path in the folder `videos`, and its labels and boxes."""
     try:
         root = ElementTree.parse(file).getroot()
-    except (OSError, ElementTree.ParseError) as error:
+    except (OSError, ElementTree.ParseError, LookupError, ValueError) as error:  # of encodings, too
         raise AmmaError(f"{file} can't be read as XML: {error}") from None
     sources = list(root.iter("source"))
     if len(sources) > 1:
@@ -94,6 +97,11 @@ def _box(box: ElementTree.Element, label: str, attribute: str | None, file: Path
         x1, y1, x2, y2 = (float(box.attrib[side]) for side in ("xtl", "ytl", "xbr", "ybr"))
     except (KeyError, ValueError) as error:
         raise AmmaError(f"{file}: a box of track {label!r} lacks a number: {error}") from None
+    if not 0 <= frame < MOST_FRAMES or not all(map(math.isfinite, (x1, y1, x2, y2))):
+        corners = f"{x1:g}, {y1:g}, {x2:g}, {y2:g}"
+        raise AmmaError(
+            f"{file}: track {label!r} can't have a box of {corners} in frame {frame}: mend the file"
+        )
     if attribute is not None:
         texts = [item.text for item in box.iter("attribute") if item.get("name") == attribute]
         label = (texts[0] or "").strip() if texts else ""

@@ -1,4 +1,5 @@
 import json
+import math
 import pickle
 from pathlib import Path
 
@@ -109,6 +110,10 @@ def test_cvat_mistakes_are_named(tmp_path):
         (cvat("<meta><source>b.avi</source></meta>"), "dump of 2 videos, as of a CVAT project: export each"),
         (cvat("", source="b.avi"), r"annotates b\.avi, but there is no such video"),
         (cvat('<track label="walk"><box frame="x"/></track>'), "box of track 'walk' lacks a number"),
+        ('<?xml version="1.0" encoding="x"?><annotations/>', r"a\.xml can't be read as XML"),
+        (cvat(f'<track label="walk">{box(-1, 1.0)}</track>'), "'walk' can't have a box .* in frame -1"),
+        (cvat(f'<track label="walk">{box(10**12, 1.0)}</track>'), "can't have a box"),
+        (cvat(f'<track label="walk">{box(1, math.nan)}</track>'), "can't have a box of nan, "),
         (cvat(""), r"a\.xml: there is no track within the videos; annotate each action"),
         (cvat(f'<track label="walk">{box(90, 1.0)}</track>'), "no track within the videos"),
         (
