@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -57,6 +58,19 @@ def test_the_shipped_untrained_model_is_found_and_always_the_same():
     assert len(untrained.labels) == 21
     for one, other in zip(untrained.build().parameters(), untrained.build().parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+ROOT = Path(bundle.__file__).parents[1]
+FOLDERS = sorted(
+    file.parent for place in ("models", "benchmarks") for file in (ROOT / place).rglob("config.yaml")
+)
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_models_of_the_repository_are_whole(folder):
+    model = bundle.load(folder)
+    model.build()
+    assert all(file.stat().st_size <= 20e6 for file in model.weights)
 
 
 def test_reading_labels_does_not_load_torch():
