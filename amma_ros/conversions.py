@@ -218,8 +218,7 @@ def message_to_tubelets(message: TubeletArray) -> Tubelets:
             f"{len(message.frame_numbers)} frames, {len(message.frame_stamps)} frame stamps, and boxes of "
             f"{sorted({len(tubelet.boxes) for tubelet in found})} numbers; a box has 4 numbers per key frame"
         )
-    boxes = [np.frombuffer(tubelet.boxes, np.float32) for tubelet in found]
-    boxes = np.array(boxes, np.float32).reshape(len(found), keys, 4)
+    boxes = np.array([tubelet.boxes for tubelet in found], np.float32).reshape(len(found), keys, 4)
     scores = np.array([tubelet.score for tubelet in found], np.float32)
     if not (np.isfinite(scores).all() and np.isfinite(boxes).all()):
         raise AmmaError("a TubeletArray has a score or a box that is not finite; leave such tubelets out")

@@ -13,6 +13,10 @@ from amma_core.errors import AmmaError
 from amma_core.network import Amma
 
 LABELS = ["sit", "walk", "wave"]
+ROOT = Path(bundle.__file__).parents[1]
+FOLDERS = sorted(
+    file.parent for place in ("models", "benchmarks") for file in (ROOT / place).rglob("config.yaml")
+)
 
 
 @pytest.fixture
@@ -58,12 +62,6 @@ def test_the_shipped_untrained_model_is_found_and_always_the_same():
     assert len(untrained.labels) == 21
     for one, other in zip(untrained.build().parameters(), untrained.build().parameters(), strict=True):
         assert torch.equal(one, other)
-
-
-ROOT = Path(bundle.__file__).parents[1]
-FOLDERS = sorted(
-    file.parent for place in ("models", "benchmarks") for file in (ROOT / place).rglob("config.yaml")
-)
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
